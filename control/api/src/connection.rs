@@ -1,0 +1,40 @@
+//! Connections in listings.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ForwardMode, Protocol};
+
+/// A tracked connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// State as `ipvsadm -Lc` names it, e.g. `ESTABLISHED`.
+    pub state: String,
+    /// How packets reach the server.
+    pub mode: ForwardMode,
+    /// Client.
+    pub client: SocketAddr,
+    /// Virtual service.
+    pub virtual_service: SocketAddr,
+    /// What the server sees as its client; the client itself except in FULLNAT mode.
+    pub local: SocketAddr,
+    /// Real server.
+    pub server: SocketAddr,
+    /// Seconds until the connection ends if it stays idle.
+    pub expires: u32,
+    /// Worker that owns it.
+    pub worker: usize,
+}
+
+/// Part of a listing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConnectionPage {
+    /// The connections.
+    pub connections: Vec<Connection>,
+    /// Pass it as `cursor` to go on; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}

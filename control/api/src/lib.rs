@@ -1,0 +1,19 @@
+//! The types that the configuration file, the HTTP API, `dpvs-ctl` and `ipvsadm` share.
+//!
+//! Unknown fields are refused everywhere, so that a typing error never means "default".
+#![forbid(unsafe_code)]
+
+mod connection;
+mod error;
+mod operation;
+mod service;
+mod stats;
+
+pub use connection::{Connection, ConnectionPage};
+pub use error::{ApiError, ErrorKind};
+pub use operation::Operation;
+pub use service::{
+    ForwardMode, LocalPorts, ParseServiceIdError, Protocol, Scheduler, Server, ServerId, Service, ServiceId, ServiceSettings,
+    Timeouts,
+};
+pub use stats::{DropCount, FlowStats, PortStats, ServerStatus, ServiceStatus, Status, WorkerStats};

@@ -1,0 +1,95 @@
+//! Changes of the configuration; a list of them is applied whole or not at all.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Protocol, Server, Service, ServiceSettings, Timeouts};
+
+/// One change. Applied in order, published together: workers never see a list half done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Operation {
+    /// Adds a service that must not exist, servers included.
+    AddService {
+        /// The service.
+        service: Service,
+    },
+    /// Changes a service's settings; servers, local addresses and connections stay.
+    EditService {
+        /// Transport protocol of the service.
+        protocol: Protocol,
+        /// Virtual address and port.
+        address: SocketAddr,
+        /// The new settings, all of them.
+        settings: ServiceSettings,
+    },
+    /// Removes a service and its servers.
+    DeleteService {
+        /// Transport protocol of the service.
+        protocol: Protocol,
+        /// Virtual address and port.
+        address: SocketAddr,
+    },
+    /// Removes every service.
+    Clear,
+    /// Adds a server that the service must not have.
+    AddServer {
+        /// Transport protocol of the service.
+        protocol: Protocol,
+        /// Virtual address and port.
+        address: SocketAddr,
+        /// The server.
+        server: Server,
+    },
+    /// Changes a server's mode, weight and thresholds.
+    EditServer {
+        /// Transport protocol of the service.
+        protocol: Protocol,
+        /// Virtual address and port.
+        address: SocketAddr,
+        /// The server, all of it.
+        server: Server,
+    },
+    /// Removes a server; packets of its connections are dropped from then on.
+    DeleteServer {
+        /// Transport protocol of the service.
+        protocol: Protocol,
+        /// Virtual address and port.
+        address: SocketAddr,
+        /// Address and port of the server.
+        server: SocketAddr,
+    },
+    /// Adds a source address for FULLNAT.
+    AddLocalAddress {
+        /// Transport protocol of the service.
+        protocol: Protocol,
+        /// Virtual address and port.
+        address: SocketAddr,
+        /// The local address.
+        local_address: IpAddr,
+        /// Mirror interface that gets the address (as /32 or /128) if the kernel has it nowhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interface: Option<String>,
+    },
+    /// Removes a source address; connections that use it go on.
+    DeleteLocalAddress {
+        /// Transport protocol of the service.
+        protocol: Protocol,
+        /// Virtual address and port.
+        address: SocketAddr,
+        /// The local address.
+        local_address: IpAddr,
+    },
+    /// Sets statistics to zero, of one service with its servers or of everything.
+    Zero {
+        /// Protocol, address and port of the service; absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<(Protocol, SocketAddr)>,
+    },
+    /// Sets connection timeouts.
+    SetTimeouts {
+        /// The new values; 0 leaves a value as it is.
+        timeouts: Timeouts,
+    },
+}

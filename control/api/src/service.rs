@@ -1,0 +1,208 @@
+//! Virtual services and real servers.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Transport protocol of a virtual service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Transmission Control Protocol.
+    Tcp,
+    /// User Datagram Protocol.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+/// What identifies a virtual service; written `tcp/192.0.2.1:80` or `udp/[2001:db8::1]:53`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceId {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Virtual address and port.
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol, self.address)
+    }
+}
+
+/// Text that is not a service id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a service: write PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.1:80 or udp/[2001:db8::1]:53")]
+pub struct ParseServiceIdError(pub String);
+
+impl FromStr for ServiceId {
+    type Err = ParseServiceIdError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let bad = || ParseServiceIdError(s.to_owned());
+        let (protocol, address) = s.split_once('/').ok_or_else(bad)?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return Err(bad()),
+        };
+        Ok(Self { protocol, address: address.parse().map_err(|_| bad())? })
+    }
+}
+
+/// A real server is identified by its address and port within its service.
+pub type ServerId = SocketAddr;
+
+/// Scheduling methods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    /// Round robin.
+    Rr,
+    /// Weighted round robin.
+    Wrr,
+    /// Weighted least connection; the default, as in IPVS.
+    #[default]
+    Wlc,
+}
+
+impl Scheduler {
+    /// The name that `ipvsadm -s` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheduler::Rr => "rr",
+            Scheduler::Wrr => "wrr",
+            Scheduler::Wlc => "wlc",
+        }
+    }
+}
+
+/// How a real server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardMode {
+    /// Network address translation of the destination (`ipvsadm -m`).
+    Nat,
+    /// Translation of source and destination (`ipvsadm -b`, DPVS).
+    Fullnat,
+    /// Direct routing (`ipvsadm -g`).
+    Dr,
+    /// IP-in-IP tunnel (`ipvsadm -i`).
+    Tun,
+}
+
+/// A real server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Address and port; the port must be the service's in DR and TUN modes.
+    pub address: SocketAddr,
+    /// How it is reached.
+    pub mode: ForwardMode,
+    /// Share of new connections, 0 to 65535; 0 takes none (existing ones go on).
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// New connections stop at this many connections; 0: no limit.
+    #[serde(default)]
+    pub upper_threshold: u32,
+    /// ... and resume below this many; 0: three quarters of the upper threshold.
+    #[serde(default)]
+    pub lower_threshold: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// First and last local port that FULLNAT uses on each local address, inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalPorts {
+    /// First port, at least 1.
+    pub first: u16,
+    /// Last port, not below the first.
+    pub last: u16,
+}
+
+impl Default for LocalPorts {
+    /// 1025 to 65535, as in DPVS.
+    fn default() -> Self {
+        Self { first: 1025, last: 65535 }
+    }
+}
+
+/// What of a service can be edited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSettings {
+    /// Scheduling method.
+    #[serde(default)]
+    pub scheduler: Scheduler,
+    /// Timeout of established connections (UDP: of idle ones) in seconds, 1 to 31 days; absent: the director's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+    /// Ports used on each local address.
+    #[serde(default)]
+    pub local_ports: LocalPorts,
+}
+
+/// A virtual service with its servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Virtual address and port.
+    pub address: SocketAddr,
+    /// Scheduling method.
+    #[serde(default)]
+    pub scheduler: Scheduler,
+    /// Timeout of established connections, see [`ServiceSettings::timeout`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+    /// Ports used on each local address.
+    #[serde(default)]
+    pub local_ports: LocalPorts,
+    /// Source addresses for FULLNAT servers.
+    #[serde(default)]
+    pub local_addresses: Vec<IpAddr>,
+    /// Real servers, in the order they were added.
+    #[serde(default)]
+    pub servers: Vec<Server>,
+}
+
+impl Service {
+    /// What identifies it.
+    pub fn id(&self) -> ServiceId {
+        ServiceId { protocol: self.protocol, address: self.address }
+    }
+}
+
+/// Connection timeouts in seconds, as `ipvsadm --set`; 0 in a request leaves a value as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Established TCP connections.
+    pub tcp: u32,
+    /// TCP connections after a FIN.
+    pub tcp_fin: u32,
+    /// UDP flows.
+    pub udp: u32,
+}
+
+impl Default for Timeouts {
+    /// 900, 120 and 300, as in IPVS.
+    fn default() -> Self {
+        Self { tcp: 900, tcp_fin: 120, udp: 300 }
+    }
+}

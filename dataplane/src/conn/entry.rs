@@ -1,0 +1,131 @@
+//! A tracked connection.
+
+use std::net::IpAddr;
+
+use proto::state::State;
+use proto::{Address, Protocol, Tuple};
+
+use crate::ServerId;
+use crate::fib::AdjacencyId;
+use crate::snapshot::ForwardMode;
+
+use super::wheel::{Tick, Timer};
+
+/// Slot of a connection in its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId(pub u32);
+
+/// Which of a connection's two tuples a packet has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// From the client: caddr:cport to vaddr:vport.
+    Inbound,
+    /// From the real server: daddr:dport to laddr:lport.
+    Outbound,
+}
+
+/// A connection. Addresses of client, virtual service, director and real server ("destination").
+///
+/// In FULLNAT mode the director's local address talks to the server. In all other modes the server sees the client:
+/// laddr:lport equal caddr:cport there, and NAT needs no code of its own.
+#[derive(Clone, Debug)]
+pub struct Conn<A> {
+    /// Client address.
+    pub caddr: A,
+    /// Virtual address.
+    pub vaddr: A,
+    /// Address that the server sees as its client.
+    pub laddr: A,
+    /// Real server's address.
+    pub daddr: A,
+    /// Client port.
+    pub cport: u16,
+    /// Virtual port.
+    pub vport: u16,
+    /// Port that the server sees as its client's.
+    pub lport: u16,
+    /// Real server's port.
+    pub dport: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// How packets reach the server.
+    pub mode: ForwardMode,
+    /// State of the protocol's machine.
+    pub state: State,
+    /// The server counts this connection as active; kept so that its counters always balance.
+    pub counted_active: bool,
+    /// The real server.
+    pub server: ServerId,
+    /// Where packets to the server go, valid while `fib_generation` is the FIB's.
+    pub to_server: AdjacencyId,
+    /// Where packets to the client go, likewise.
+    pub to_client: AdjacencyId,
+    /// Generation of the FIB that the two adjacencies belong to; 0: none.
+    pub fib_generation: u32,
+    /// The connection's place in the timer wheel.
+    pub(super) timer: Timer,
+}
+
+impl<A: Address> Conn<A> {
+    /// The tuple of packets from the client.
+    #[inline]
+    pub fn inbound(&self) -> Tuple<A> {
+        Tuple {
+            src: self.caddr,
+            dst: self.vaddr,
+            sport: self.cport,
+            dport: self.vport,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The tuple of packets from the server, as they arrive at the director.
+    #[inline]
+    pub fn outbound(&self) -> Tuple<A> {
+        Tuple {
+            src: self.daddr,
+            dst: self.laddr,
+            sport: self.dport,
+            dport: self.lport,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The connection as the control thread sees it.
+    pub fn record(&self, now: Tick) -> ConnRecord {
+        ConnRecord {
+            protocol: self.protocol,
+            state: self.state,
+            mode: self.mode,
+            client: (self.caddr.into(), self.cport),
+            virt: (self.vaddr.into(), self.vport),
+            local: (self.laddr.into(), self.lport),
+            server: (self.daddr.into(), self.dport),
+            server_id: self.server,
+            expires: self.timer.seconds_left(now),
+        }
+    }
+}
+
+/// A connection without its bookkeeping, for listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnRecord {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// State of the protocol's machine.
+    pub state: State,
+    /// How packets reach the server.
+    pub mode: ForwardMode,
+    /// Client endpoint.
+    pub client: (IpAddr, u16),
+    /// Virtual endpoint.
+    pub virt: (IpAddr, u16),
+    /// Local endpoint; the client's own except in FULLNAT mode.
+    pub local: (IpAddr, u16),
+    /// Real server's endpoint.
+    pub server: (IpAddr, u16),
+    /// The real server.
+    pub server_id: ServerId,
+    /// Seconds until the connection ends if it stays idle.
+    pub expires: u32,
+}

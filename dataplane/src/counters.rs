@@ -1,0 +1,136 @@
+//! Counters with one writer each: the worker adds with plain loads and stores, the control thread reads.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam::utils::CachePadded;
+
+use crate::verdict::DropReason;
+use crate::{ServerId, ServiceId};
+
+/// A counter that one thread writes and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may call this: two writers would lose counts.
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Subtracts `n`; the same rule holds.
+    #[inline(always)]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// The value.
+    #[inline(always)]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one worker counts for one real server; a cache line.
+///
+/// Inbound is client to server. Bytes are those of the IP packet as received, header included, as IPVS
+/// counts them. A service's totals are the sums over its servers.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct ServerCounters {
+    /// Connections scheduled to the server since start.
+    pub connections: Counter,
+    /// Packets from clients.
+    pub in_packets: Counter,
+    /// Bytes from clients.
+    pub in_bytes: Counter,
+    /// Packets from the server.
+    pub out_packets: Counter,
+    /// Bytes from the server.
+    pub out_bytes: Counter,
+    /// Connections now in an active state (see [`proto::state`]).
+    pub active: Counter,
+    /// Connections now in any other state.
+    pub inactive: Counter,
+}
+
+/// What one worker counts for one service besides its servers' counters.
+#[derive(Debug, Default)]
+pub struct ServiceCounters {
+    /// New connections dropped because no server took them.
+    pub no_server: Counter,
+    /// New connections dropped because every local port was taken.
+    pub local_port_exhausted: Counter,
+}
+
+/// Packets and bytes of one worker on one port, and what the poll loop did.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    /// Packets received.
+    pub rx_packets: Counter,
+    /// Bytes received, Ethernet header included.
+    pub rx_bytes: Counter,
+    /// Packets sent.
+    pub tx_packets: Counter,
+    /// Bytes sent, Ethernet header included.
+    pub tx_bytes: Counter,
+}
+
+/// Everything one worker counts. Nothing in it is written by another thread.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    /// Dropped packets, by [`DropReason`] as index.
+    pub drops: CachePadded<[Counter; DropReason::COUNT]>,
+    /// Per port, by [`PortId`](crate::PortId).
+    pub ports: Box<[CachePadded<PortCounters>]>,
+    /// Packets handed to the kernel.
+    pub punted: Counter,
+    /// Packets passed to another worker.
+    pub steered: Counter,
+    /// ICMP messages this worker originated (time exceeded, too big, unreachable).
+    pub icmp_sent: Counter,
+    /// Turns of the poll loop.
+    pub polls: Counter,
+    /// Turns that found at least one packet.
+    pub busy_polls: Counter,
+    /// Entries now in the connection tables.
+    pub table_entries: Counter,
+    /// Generation of the snapshot in use; tells the control thread that a change has arrived.
+    pub snapshot_generation: Counter,
+    servers: Box<[ServerCounters]>,
+    services: Box<[ServiceCounters]>,
+}
+
+impl WorkerCounters {
+    /// Counters for `ports` ports and for ids below `max_servers` and `max_services`.
+    pub fn new(ports: usize, max_servers: usize, max_services: usize) -> Self {
+        fn filled<T: Default>(n: usize) -> Box<[T]> {
+            std::iter::repeat_with(T::default).take(n).collect()
+        }
+        Self {
+            drops: CachePadded::new(std::array::from_fn(|_| Counter::default())),
+            ports: filled(ports),
+            punted: Counter::default(),
+            steered: Counter::default(),
+            icmp_sent: Counter::default(),
+            polls: Counter::default(),
+            busy_polls: Counter::default(),
+            table_entries: Counter::default(),
+            snapshot_generation: Counter::default(),
+            servers: filled(max_servers),
+            services: filled(max_services),
+        }
+    }
+
+    /// The counters of a server. Ids come from the control thread, which keeps them below the maximum.
+    #[inline(always)]
+    pub fn server(&self, id: ServerId) -> &ServerCounters {
+        &self.servers[id.0 as usize]
+    }
+
+    /// The counters of a service.
+    #[inline(always)]
+    pub fn service(&self, id: ServiceId) -> &ServiceCounters {
+        &self.services[id.0 as usize]
+    }
+}

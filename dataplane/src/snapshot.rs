@@ -1,0 +1,173 @@
+//! The configuration as workers see it: immutable, published whole, read once per burst.
+//!
+//! The control thread builds a [`Snapshot`] from parts that it shares with the one before, so that a change of
+//! one neighbour does not copy ten thousand services. It keeps every snapshot it published until no worker
+//! holds it any more; workers therefore never free one.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use proto::state::Timeouts;
+use proto::{Address, Protocol};
+use sched::Scheduler;
+
+use crate::fib::Fib;
+use crate::{ServerId, ServiceId};
+
+/// Everything workers need to know.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Grows with every publication.
+    pub generation: u64,
+    /// Virtual services and real servers.
+    pub services: Arc<ServiceTable>,
+    /// Routes, neighbours, ports and local addresses.
+    pub fib: Arc<Fib>,
+    /// Director-wide settings.
+    pub settings: Settings,
+}
+
+/// Director-wide settings.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Connection timeouts by state.
+    pub timeouts: Timeouts,
+    /// True while the director drains before it stops: new connections are refused.
+    pub draining: bool,
+}
+
+/// How a real server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ForwardMode {
+    /// Destination rewritten inbound, source outbound; the server routes through the director.
+    Nat,
+    /// Source rewritten to a local address as well; the server need not know the director.
+    FullNat,
+    /// Direct routing: the frame goes to the server's MAC address, the packet is unchanged.
+    DirectRouting,
+    /// The packet is wrapped in IP-in-IP to the server.
+    Tunnel,
+}
+
+impl ForwardMode {
+    /// True when replies pass through the director, so that both directions are tracked.
+    pub fn sees_replies(self) -> bool {
+        matches!(self, ForwardMode::Nat | ForwardMode::FullNat)
+    }
+}
+
+/// What identifies a virtual service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The virtual address.
+    pub vaddr: IpAddr,
+    /// The virtual port.
+    pub vport: u16,
+}
+
+/// A virtual service and its servers.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Index of its counters and of the workers' scheduler state. Stable for the service's life.
+    pub id: ServiceId,
+    /// Changes whenever anything in this struct changes, so that workers bring their scheduler state up to date.
+    pub version: u64,
+    /// Protocol, address and port.
+    pub key: ServiceKey,
+    /// The scheduler with what it precomputed from the servers' weights.
+    pub scheduler: Scheduler,
+    /// Real servers in IPVS's list order.
+    pub servers: Vec<Server>,
+    /// Source addresses for FULLNAT servers.
+    pub local_addresses: Vec<IpAddr>,
+    /// First and last local port used on each local address, inclusive.
+    pub local_ports: (u16, u16),
+    /// Timeout of established connections in seconds, when the service overrides the director's.
+    pub timeout: Option<u32>,
+}
+
+/// A real server of one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Index of its counters; stable as long as the server exists or connections to it do.
+    pub id: ServerId,
+    /// Address and port packets are sent to.
+    pub addr: IpAddr,
+    /// Port packets are sent to; equal to the service's in DR and TUN modes.
+    pub port: u16,
+    /// How it is reached.
+    pub mode: ForwardMode,
+    /// Share of new connections; 0 takes none (existing ones go on).
+    pub weight: u32,
+    /// New connections stop at this many connections; 0 means no limit.
+    pub upper_threshold: u32,
+    /// ... and resume below this many; 0 means three quarters of the upper one.
+    pub lower_threshold: u32,
+}
+
+/// All virtual services, with the indexes that the packet path needs.
+#[derive(Debug, Default)]
+pub struct ServiceTable {
+    by_key: HashMap<ServiceKey, Arc<Service>>,
+    /// By [`ServerId`]: true while the server is configured. A connection whose server is gone is dropped.
+    live: Vec<bool>,
+    /// NAT servers' endpoints, to recognise their replies, with the services they serve.
+    nat_servers: HashMap<(Protocol, IpAddr, u16), Vec<ServiceKey>>,
+    /// Addresses that FULLNAT connections come from.
+    local_addresses: hashbrown::HashSet<IpAddr>,
+}
+
+impl ServiceTable {
+    /// Compiles the table. Keys and server ids must be unique.
+    pub fn new(services: impl IntoIterator<Item = Arc<Service>>) -> Self {
+        let mut table = Self::default();
+        for service in services {
+            for server in &service.servers {
+                let index = server.id.0 as usize;
+                if table.live.len() <= index {
+                    table.live.resize(index + 1, false);
+                }
+                table.live[index] = true;
+                if server.mode == ForwardMode::Nat {
+                    let endpoint = (service.key.protocol, server.addr, server.port);
+                    table.nat_servers.entry(endpoint).or_default().push(service.key);
+                }
+            }
+            table.local_addresses.extend(&service.local_addresses);
+            table.by_key.insert(service.key, service);
+        }
+        table
+    }
+
+    /// The service for a destination.
+    #[inline]
+    pub fn find<A: Address>(&self, protocol: Protocol, vaddr: A, vport: u16) -> Option<&Arc<Service>> {
+        let vaddr = vaddr.into();
+        self.by_key.get(&ServiceKey { protocol, vaddr, vport })
+    }
+
+    /// True while the server is configured.
+    #[inline(always)]
+    pub fn is_live(&self, id: ServerId) -> bool {
+        self.live.get(id.0 as usize).copied().unwrap_or(false)
+    }
+
+    /// The services for which this endpoint is a NAT server; empty for any other endpoint.
+    pub fn nat_services<A: Address>(&self, protocol: Protocol, addr: A, port: u16) -> &[ServiceKey] {
+        self.nat_servers.get(&(protocol, addr.into(), port)).map_or(&[], Vec::as_slice)
+    }
+
+    /// True when FULLNAT connections come from this address.
+    pub fn is_local_address(&self, addr: IpAddr) -> bool {
+        self.local_addresses.contains(&addr)
+    }
+
+    /// All services, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.by_key.values()
+    }
+}

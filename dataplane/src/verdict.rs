@@ -1,0 +1,115 @@
+//! Every way a packet can leave the pipeline.
+
+use std::fmt;
+
+use crate::{PortId, WorkerId};
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Sent out of this port.
+    Transmit(PortId),
+    /// Handed to the kernel through the mirror interface of the port it came in by.
+    Punt,
+    /// Passed to the worker that owns the packet's connection.
+    Steer(WorkerId),
+    /// Held until the kernel has resolved its next hop.
+    Wait,
+    /// Freed and counted.
+    Drop(DropReason),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a packet was dropped. Each reason has a counter per worker.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &[DropReason] = &[$(DropReason::$variant,)+];
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name that users see in `dpvs-ctl drops`.
+            pub fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)+ }
+            }
+
+            /// One line that says what the reason means.
+            pub fn description(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($doc),+).trim_ascii_start(),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame ends before the header it promises.
+    Truncated = "truncated",
+    /// The frame spans several buffers: it is larger than the port's MTU allows.
+    MultiSegment = "multi_segment",
+    /// Unicast frame for another station's MAC address.
+    WrongMac = "wrong_mac",
+    /// The version field of the IP header contradicts the EtherType.
+    BadIpVersion = "bad_ip_version",
+    /// The IP header length is below the minimum or beyond the frame.
+    BadIpHeaderLength = "bad_ip_header_length",
+    /// The IP total or payload length is below the header's or beyond the frame.
+    BadIpLength = "bad_ip_length",
+    /// The IPv4 header checksum is wrong.
+    BadIpChecksum = "bad_ip_checksum",
+    /// More IPv6 extension headers than the parser follows.
+    ExtensionHeaders = "extension_headers",
+    /// The TCP data offset is below the minimum or beyond the packet.
+    BadTcpHeader = "bad_tcp_header",
+    /// The UDP length is below the header's or beyond the packet.
+    BadUdpLength = "bad_udp_length",
+    /// A source or destination address that must not appear on the wire (RFC 1812 section 5.3.7).
+    Martian = "martian",
+    /// A fragment of a packet for a virtual service; fragments are not forwarded yet.
+    Fragment = "fragment",
+    /// The owner's steering ring was full.
+    SteerFull = "steer_full",
+    /// The rate limit of packets to the kernel was exceeded.
+    PuntLimit = "punt_limit",
+    /// The ring of packets to the kernel was full.
+    PuntFull = "punt_full",
+    /// The service has no server that takes new connections.
+    NoServer = "no_server",
+    /// The connection's real server was removed.
+    ServerGone = "server_gone",
+    /// The connection table is full.
+    TableFull = "table_full",
+    /// The service's local addresses have no free port for a new FULLNAT connection.
+    LocalPortExhausted = "local_port_exhausted",
+    /// A FULLNAT server's service has no local address of the server's family.
+    NoLocalAddress = "no_local_address",
+    /// New connection while the director drains before it stops.
+    Draining = "draining",
+    /// An ICMP error whose checksum or quoted header is invalid.
+    BadIcmp = "bad_icmp",
+    /// Time to live or hop limit reached zero; time exceeded was sent, rate permitting.
+    TtlExceeded = "ttl_exceeded",
+    /// Larger than the way out and not to be fragmented; the sender was told, rate permitting.
+    TooBig = "too_big",
+    /// No route to the next hop, or one that says unreachable, prohibit or blackhole.
+    NoRoute = "no_route",
+    /// The queue of packets that wait for neighbour resolution was full.
+    NeighbourQueueFull = "neighbour_queue_full",
+    /// The neighbour was not resolved in time.
+    NeighbourUnresolved = "neighbour_unresolved",
+    /// No free packet buffer, or no room for a header in it.
+    NoBuffer = "no_buffer",
+    /// The port's transmit queue stayed full.
+    TxFull = "tx_full",
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

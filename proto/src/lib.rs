@@ -1,0 +1,15 @@
+//! Network protocols as pure code on byte slices.
+//!
+//! * [`ethernet`], [`arp`], [`ipv4`], [`ipv6`], [`tcp`], [`udp`], [`icmp`], [`icmpv6`]: wire formats. A
+//!   header type is a view over a slice; once `new_checked` has accepted the slice, no accessor panics.
+//! * [`checksum`]: the Internet checksum, in full (RFC 1071) and incremental (RFC 1624).
+//! * [`parse`]: one pass over a received frame that yields what the packet path needs of it.
+//! * [`state`]: TCP and UDP connection states, transitions and timeouts, as IPVS has them.
+//! * [`Address`], [`Tuple`]: the one definition of an address family and of a flow's five-tuple.
+#![forbid(unsafe_code)]
+
+mod addr;
+mod tuple;
+
+pub use addr::{Address, Family};
+pub use tuple::{Protocol, Tuple};
