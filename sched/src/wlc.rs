@@ -1,0 +1,50 @@
+//! Weighted least connection (ip_vs_wlc.c): the least overhead per weight, where overhead is
+//! `active * 256 + inactive`; a tie keeps the earlier server.
+
+use crate::Pool;
+
+pub(crate) fn pick(pool: &impl Pool) -> Option<usize> {
+    let mut least: Option<(usize, u64, u64)> = None;
+    for server in 0..pool.len() {
+        if !pool.is_available(server) {
+            continue;
+        }
+        let overhead = (pool.active(server) << 8) + pool.inactive(server);
+        let weight = u64::from(pool.weight(server));
+        // overhead / weight < least_overhead / least_weight, without the division.
+        let less = least.is_none_or(|(_, least_overhead, least_weight)| {
+            u128::from(least_overhead) * u128::from(weight) > u128::from(overhead) * u128::from(least_weight)
+        });
+        if less {
+            least = Some((server, overhead, weight));
+        }
+    }
+    least.map(|(server, ..)| server)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Kind;
+    use crate::testing::*;
+
+    #[test]
+    fn least_overhead_per_weight() {
+        // (weight, active, inactive) per server -> expected choice
+        type Servers = &'static [(u32, u64, u64)];
+        let cases: [(Servers, usize); 6] = [
+            (&[(1, 0, 0), (1, 0, 0)], 0),
+            (&[(1, 1, 0), (1, 0, 255)], 1),
+            (&[(1, 1, 0), (1, 0, 256)], 0),
+            (&[(1, 10, 0), (3, 20, 0)], 1),
+            (&[(1, 10, 0), (2, 20, 0)], 0),
+            (&[(65535, u64::from(u32::MAX), 0), (1, 65538, 0)], 0),
+        ];
+        for (servers, expected) in cases {
+            let pool: Vec<Entry> = servers
+                .iter()
+                .map(|&(weight, active, inactive)| Entry { weight, overloaded: false, active, inactive })
+                .collect();
+            assert_eq!(picks(Kind::Wlc, &pool, 1), [Some(expected)], "{servers:?}");
+        }
+    }
+}
