@@ -30,14 +30,13 @@ mod tests {
     #[test]
     fn least_overhead_per_weight() {
         // (weight, active, inactive) per server -> expected choice
-        type Servers = &'static [(u32, u64, u64)];
-        let cases: [(Servers, usize); 6] = [
-            (&[(1, 0, 0), (1, 0, 0)], 0),
-            (&[(1, 1, 0), (1, 0, 255)], 1),
-            (&[(1, 1, 0), (1, 0, 256)], 0),
-            (&[(1, 10, 0), (3, 20, 0)], 1),
-            (&[(1, 10, 0), (2, 20, 0)], 0),
-            (&[(65535, u64::from(u32::MAX), 0), (1, 65538, 0)], 0),
+        let cases = [
+            (vec![(1, 0, 0), (1, 0, 0)], 0),
+            (vec![(1, 1, 0), (1, 0, 255)], 1),
+            (vec![(1, 1, 0), (1, 0, 256)], 0),
+            (vec![(1, 10, 0), (3, 20, 0)], 1),
+            (vec![(1, 10, 0), (2, 20, 0)], 0),
+            (vec![(65535, u64::from(u32::MAX), 0), (1, 65538, 0)], 0),
         ];
         for (servers, expected) in cases {
             let pool: Vec<Entry> = servers
