@@ -8,6 +8,7 @@
 pub mod conn;
 pub mod counters;
 pub mod fib;
+pub mod io;
 pub mod packet;
 pub mod shared;
 pub mod snapshot;
