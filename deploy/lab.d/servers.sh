@@ -1,0 +1,144 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of the `lab` script that sources this
+# What runs on the real servers.
+
+serve() {
+    local what n
+    [ $# -gt 0 ] || set -- http dns iperf
+    for what; do
+        case $what in
+            http | dns | iperf | tunnel) ;;
+            *) fail "'$what' cannot be served: http, dns, iperf or tunnel" ;;
+        esac
+        for ((n = 1; n <= servers; n++)); do
+            mkdir -p "$dir/s$n"
+            "serve_$what" "s$n"
+        done
+    done
+    for what; do
+        for ((n = 1; n <= servers; n++)); do
+            wait_for 10 "ready_$what" "s$n" || fail "$what on s$n did not start; see $dir/s$n"
+        done
+    done
+}
+
+listens() {
+    [ -n "$(inside "$1" ss -Hln "$2" "sport = :$3")" ]
+}
+
+# nginx_config NAME DIR: / tells the server's name, /files/ has the generated files.
+nginx_config() {
+    cat <<END
+user root;
+worker_processes 1;
+pid $2/nginx.pid;
+error_log $2/error.log;
+events { worker_connections 4096; }
+http {
+    log_format lab '\$remote_addr \$remote_port \$server_addr \$status \$request_uri';
+    access_log $2/access.log lab;
+    client_body_temp_path $2/body;
+    proxy_temp_path $2/proxy;
+    fastcgi_temp_path $2/fastcgi;
+    uwsgi_temp_path $2/uwsgi;
+    scgi_temp_path $2/scgi;
+    client_max_body_size 1g;
+    add_header X-Server $1 always;
+    server {
+        listen 80 backlog=4096;
+        listen [::]:80 backlog=4096;
+        location = / { default_type text/plain; return 200 "$1\n"; }
+        location /files/ { alias $dir/files/; }
+    }
+}
+END
+}
+
+serve_http() {
+    nginx_config "$1" "$dir/$1" >"$dir/$1/nginx.conf"
+    background "$1" "$dir/$1/nginx.log" nginx -e "$dir/$1/error.log" -c "$dir/$1/nginx.conf" -g 'daemon off;'
+}
+
+ready_http() {
+    listens "$1" -t 80
+}
+
+serve_dns() {
+    # Answers from the address that was asked, which on a DR or TUN server is the virtual one.
+    cat >"$dir/$1/unbound.conf" <<END
+server:
+    directory: "$dir/$1"
+    chroot: ""
+    username: ""
+    pidfile: "$dir/$1/unbound.pid"
+    logfile: ""
+    use-syslog: no
+    do-daemonize: no
+    module-config: "iterator"
+    interface: 0.0.0.0
+    interface: ::0
+    interface-automatic: yes
+    access-control: 0.0.0.0/0 allow
+    access-control: ::/0 allow
+    local-zone: "whoami." static
+    local-data: 'whoami. 0 IN TXT "$1"'
+    local-zone: "large." static
+$(for n in 1 2 3 4 5 6; do printf "    local-data: 'large. 0 IN TXT \"%s\"'\n" "$(printf "%0200d" "$n")"; done)
+remote-control:
+    control-enable: no
+END
+    background "$1" "$dir/$1/unbound.log" unbound -d -c "$dir/$1/unbound.conf"
+}
+
+ready_dns() {
+    listens "$1" -u 53
+}
+
+serve_iperf() {
+    background "$1" "$dir/$1/iperf3.log" iperf3 --server --forceflush
+}
+
+ready_iperf() {
+    listens "$1" -t 5201
+}
+
+# The kernel of this machine may lack IP-in-IP, so a small process takes the inner packets out.
+serve_tunnel() {
+    [ -x "$bin/lab-decap" ] || fail "$bin/lab-decap is missing: cargo build --release -p dpvs-e2e"
+    ip -n "$prefix-$1" tuntap add dev decap0 mode tun
+    ip -n "$prefix-$1" link set decap0 up mtu 1500
+    background "$1" "$dir/$1/decap.log" "$bin/lab-decap" decap0
+}
+
+ready_tunnel() {
+    grep -q ready "$dir/$1/decap.log"
+}
+
+make_file() {
+    [ $# = 2 ] || usage
+    [[ $1 =~ ^[A-Za-z0-9._-]+$ && $2 =~ ^[0-9]+$ ]] || fail "file takes a plain name and a number of bytes"
+    head -c "$2" /dev/urandom >"$dir/files/$1"
+    sha256sum "$dir/files/$1" | cut -d' ' -f1
+}
+
+# A real server whose own kernel ends the tunnels: tunl0 and ip6tnl0 of user-mode Linux.
+oracle_server() {
+    local address state=$dir/u1
+    [ "$topology" = one-arm ] || fail "tunnels end in one-arm labs only"
+    ip -n "$prefix-sw" tuntap add dev u1 mode tap
+    plug u1 0
+    "$here/ipvs-oracle" start "$state" "$prefix-sw" u1
+    nginx_config u1 "$state" | sed "s|$dir/files/|$state/files/|" >"$state/nginx.conf"
+    mkdir -p "$state/files"
+    {
+        echo 'set -e'
+        echo "echo 0 | tee /proc/sys/net/ipv4/conf/*/rp_filter >/dev/null"
+        echo 'echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore'
+        echo 'echo 2 >/proc/sys/net/ipv4/conf/all/arp_announce'
+        echo 'ip link set tunl0 up; ip link set ip6tnl0 up'
+        echo "ip address add $(address4 0 31)/24 dev vec0; ip address add $(address6 0 31)/64 dev vec0 nodad"
+        for address in "${virtual4[@]}"; do echo "ip address add $address/32 dev lo"; done
+        for address in "${virtual6[@]}"; do echo "ip address add $address/128 dev lo nodad"; done
+        echo "nginx -e $state/error.log -c $state/nginx.conf"
+    } | "$here/ipvs-oracle" exec "$state" sh
+}
