@@ -24,9 +24,7 @@ impl Family {
 }
 
 /// An address of one family; code that treats both families alike is generic over it.
-pub trait Address:
-    Copy + Eq + Ord + Hash + Debug + Display + Send + Sync + Into<IpAddr> + 'static
-{
+pub trait Address: Copy + Eq + Ord + Hash + Debug + Display + Send + Sync + Into<IpAddr> + 'static {
     /// The unspecified address (`0.0.0.0`, `::`).
     const UNSPECIFIED: Self;
     /// Length on the wire in bytes: 4 or 16.

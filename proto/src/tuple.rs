@@ -41,12 +41,6 @@ impl<A: Address> Tuple<A> {
     /// The tuple of a packet that answers this one.
     #[inline]
     pub fn reversed(self) -> Self {
-        Tuple {
-            src: self.dst,
-            dst: self.src,
-            sport: self.dport,
-            dport: self.sport,
-            protocol: self.protocol,
-        }
+        Tuple { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, protocol: self.protocol }
     }
 }
