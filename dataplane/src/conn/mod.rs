@@ -2,14 +2,16 @@
 //!
 //! * [`entry`]: a connection, 64 bytes for IPv4.
 //! * [`hash`]: the seeded hash of tuples.
-//! * [`table`]: slab of entries plus the bucketed index over both directions.
+//! * [`table`]: slab of entries plus an index over both directions, whose buckets are one cache line each.
 //! * [`wheel`]: the lazy timer wheel that ends connections.
 
 pub mod entry;
 pub mod hash;
+mod index;
 pub mod table;
 pub mod wheel;
 
 pub use entry::{Conn, ConnId, ConnRecord, Side};
+pub use hash::TupleHasher;
 pub use table::{ConnTable, InsertError};
-pub use wheel::{TICKS_PER_SECOND, Tick};
+pub use wheel::{TICKS_PER_SECOND, Tick, Timer};

@@ -1,0 +1,286 @@
+//! The connection table of one worker and address family.
+
+use arrayvec::ArrayVec;
+use proto::{Address, Tuple};
+
+use super::hash::TupleHasher;
+use super::index::{Index, Slot};
+use super::wheel::{Tick, Timer, Wheel};
+use super::{Conn, ConnId, ConnRecord, Side};
+
+/// Why a connection could not be inserted. The table is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InsertError {
+    /// The table has as many connections as it can hold.
+    #[error("the connection table is full")]
+    Full,
+    /// One of the connection's tuples belongs to a connection already, or its two tuples are the same.
+    #[error("the connection's inbound or outbound tuple is taken")]
+    Exists,
+}
+
+/// Connections whose removal is overlapped in memory while they expire.
+const EXPIRE_BATCH: usize = 16;
+
+/// Slots that [`ConnTable::dump`] visits per record it may return.
+const DUMP_SLOTS_PER_RECORD: usize = 16;
+
+/// Connections of one worker, found by either direction's tuple.
+///
+/// All memory is allocated by [`new`](Self::new): for IPv4 about 85 bytes per connection, for IPv6 150. No operation
+/// allocates, and each takes bounded time. Connections that the director sees replies of are indexed by both tuples, the
+/// others by the inbound one.
+///
+/// To look up a burst, go over all its packets in each of three steps, so that their cache misses overlap:
+/// [`hash`](Self::hash) and [`prefetch_bucket`](Self::prefetch_bucket); [`prefetch_entry`](Self::prefetch_entry);
+/// [`find`](Self::find).
+#[derive(Debug)]
+pub struct ConnTable<A> {
+    hasher: TupleHasher,
+    index: Index,
+    wheel: Wheel,
+    /// Grows to `capacity`, for which it has room from the start. An entry is live while its timer is armed.
+    entries: Vec<Conn<A>>,
+    capacity: usize,
+    live: usize,
+    /// The first free entry below `entries.len()`; the others follow in its timer.
+    free: Option<u32>,
+}
+
+impl<A: Address> ConnTable<A> {
+    /// A table for `capacity` connections, below 2^31. `seed` keys the hash: draw it from the system's random source.
+    /// `now` is the time that the first connections will be inserted at.
+    ///
+    /// # Panics
+    /// If `capacity` is too large, or the memory cannot be had.
+    pub fn new(capacity: usize, seed: [u64; 2], now: Tick) -> Self {
+        assert!(capacity < 1 << 31, "connection table: a capacity of {capacity} is beyond the maximum of 2^31 - 1");
+        Self {
+            hasher: TupleHasher::new(seed),
+            index: Index::new(2 * capacity),
+            wheel: Wheel::new(now),
+            entries: Vec::with_capacity(capacity),
+            capacity,
+            live: 0,
+            free: None,
+        }
+    }
+
+    /// The hash by which a tuple is looked up.
+    #[inline(always)]
+    pub fn hash(&self, tuple: &Tuple<A>) -> u64 {
+        self.hasher.hash(tuple)
+    }
+
+    /// First step of a lookup: loads the index's cache line for this hash.
+    #[inline(always)]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Second step: loads the entry that this hash most likely leads to.
+    #[inline(always)]
+    pub fn prefetch_entry(&self, hash: u64) {
+        if let Some(conn) = self.index.candidate(hash).and_then(|slot| self.entries.get(slot.id().0 as usize)) {
+            hw::prefetch(conn);
+            if size_of::<Conn<A>>() > 64 {
+                hw::prefetch(&conn.timer);
+            }
+        }
+    }
+
+    /// Third step: the connection that packets with this tuple belong to, and the side they come from. `hash` must be
+    /// the tuple's.
+    #[inline(always)]
+    pub fn find(&self, hash: u64, tuple: &Tuple<A>) -> Option<(ConnId, Side)> {
+        let is_match = |slot: Slot| {
+            self.entries.get(slot.id().0 as usize).is_some_and(|conn| conn.has_tuple(slot.side(), tuple))
+        };
+        self.index.find(hash, is_match).map(|slot| (slot.id(), slot.side()))
+    }
+
+    /// True when a connection has this tuple.
+    pub fn contains(&self, tuple: &Tuple<A>) -> bool {
+        self.find(self.hash(tuple), tuple).is_some()
+    }
+
+    /// A connection. `id` must come from this table.
+    #[inline(always)]
+    pub fn get(&self, id: ConnId) -> &Conn<A> {
+        &self.entries[id.0 as usize]
+    }
+
+    /// A connection, to be changed. Its addresses, ports, protocol and mode must stay as they are.
+    #[inline(always)]
+    pub fn get_mut(&mut self, id: ConnId) -> &mut Conn<A> {
+        &mut self.entries[id.0 as usize]
+    }
+
+    /// Adds a connection that ends once it was idle for `timeout_s` seconds. On an error nothing has changed.
+    pub fn insert(&mut self, conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
+        let inbound = conn.inbound();
+        let inbound_hash = self.hash(&inbound);
+        if self.find(inbound_hash, &inbound).is_some() {
+            return Err(InsertError::Exists);
+        }
+        let mut outbound_hash = None;
+        if conn.mode.sees_replies() {
+            let outbound = conn.outbound();
+            let hash = self.hash(&outbound);
+            // With equal tuples nobody could tell the client's packets from the server's.
+            if outbound == inbound || self.find(hash, &outbound).is_some() {
+                return Err(InsertError::Exists);
+            }
+            outbound_hash = Some(hash);
+        }
+
+        let id = self.free.unwrap_or(self.entries.len() as u32);
+        if id as usize >= self.capacity {
+            return Err(InsertError::Full);
+        }
+        if !self.index.insert(inbound_hash, Slot::new(ConnId(id), Side::Inbound)) {
+            return Err(InsertError::Full);
+        }
+        if let Some(hash) = outbound_hash
+            && !self.index.insert(hash, Slot::new(ConnId(id), Side::Outbound))
+        {
+            self.index.remove(inbound_hash, Slot::new(ConnId(id), Side::Inbound));
+            return Err(InsertError::Full);
+        }
+
+        match self.entries.get_mut(id as usize) {
+            Some(entry) => {
+                self.free = entry.timer.next();
+                *entry = conn;
+            }
+            None => self.entries.push(conn),
+        }
+        self.entries[id as usize].timer = Timer::default();
+        self.wheel.arm(&mut self.entries, id, timeout_s, now);
+        self.live += 1;
+        Ok(ConnId(id))
+    }
+
+    /// Notes that the connection had a packet, so that it does not end for another timeout.
+    #[inline(always)]
+    pub fn touch(&mut self, id: ConnId, now: Tick) {
+        self.entries[id.0 as usize].timer.touch(now);
+    }
+
+    /// [`touch`](Self::touch), and from now on the timeout is `timeout_s` seconds.
+    #[inline]
+    pub fn set_timeout(&mut self, id: ConnId, timeout_s: u32, now: Tick) {
+        self.wheel.set_timeout(&mut self.entries, id.0, timeout_s, now);
+    }
+
+    /// Takes a connection out. `id` must be one of a connection that is in the table.
+    pub fn remove(&mut self, id: ConnId) -> Conn<A> {
+        let conn = self.get(id);
+        let (inbound, outbound) = self.hashes(conn);
+        let conn = conn.clone();
+        debug_assert!(conn.timer.is_armed(), "removal of a connection that is not in the table");
+        if conn.timer.is_armed() {
+            self.wheel.disarm(&mut self.entries, id.0);
+            self.release(id, inbound, outbound);
+        }
+        conn
+    }
+
+    /// Ends connections whose time has come, after handing each to `on_end`, and returns how many.
+    ///
+    /// At most `budget` entries are visited, those included that live on because they were seen since; the next call
+    /// goes on where this one stopped. To be called between bursts: most calls find nothing to do.
+    pub fn expire(&mut self, now: Tick, budget: usize, mut on_end: impl FnMut(&Conn<A>)) -> usize {
+        let until = self.wheel.reach(now);
+        let mut budget = budget;
+        let mut ended = 0;
+        loop {
+            let mut due = ArrayVec::<_, EXPIRE_BATCH>::new();
+            while !due.is_full()
+                && let Some(id) = self.wheel.next_due(&mut self.entries, until, &mut budget)
+            {
+                let (inbound, outbound) = self.hashes(&self.entries[id as usize]);
+                self.index.prefetch(inbound);
+                if let Some(outbound) = outbound {
+                    self.index.prefetch(outbound);
+                }
+                due.push((ConnId(id), inbound, outbound));
+            }
+            if due.is_empty() {
+                return ended;
+            }
+            ended += due.len();
+            for (id, inbound, outbound) in due {
+                on_end(self.get(id));
+                self.release(id, inbound, outbound);
+            }
+        }
+    }
+
+    /// Ticks by which [`expire`](Self::expire) is behind `now`; 0 when every connection whose time has come has ended.
+    pub fn expiry_lag(&self, now: Tick) -> u32 {
+        self.wheel.lag(now)
+    }
+
+    /// Number of connections.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// True when there is no connection.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Number of connections that fit.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Memory of the table in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Conn<A>>() + self.index.memory_bytes() + size_of::<Self>()
+    }
+
+    /// Appends connections to `out`, from `cursor` on, until its capacity is reached or the slice is through.
+    ///
+    /// Begin with cursor 0 and go on with the value returned until that is `None`. Connections may come and go
+    /// meanwhile: one that is there from the first call to the last appears once.
+    pub fn dump(&self, cursor: u64, out: &mut Vec<ConnRecord>, now: Tick) -> Option<u64> {
+        let room = out.capacity() - out.len();
+        let from = usize::try_from(cursor).map_or(self.entries.len(), |cursor| cursor.min(self.entries.len()));
+        let slice = &self.entries[from..];
+        let slice = &slice[..slice.len().min(room.saturating_mul(DUMP_SLOTS_PER_RECORD))];
+        for (i, conn) in slice.iter().enumerate().filter(|(_, conn)| conn.timer.is_armed()) {
+            if out.len() == out.capacity() {
+                return Some((from + i) as u64);
+            }
+            out.push(conn.record(now));
+        }
+        let next = from + slice.len();
+        (next < self.entries.len()).then_some(next as u64)
+    }
+
+    /// The hashes of the tuples that a connection is indexed by.
+    #[inline(always)]
+    fn hashes(&self, conn: &Conn<A>) -> (u64, Option<u64>) {
+        let outbound = conn.mode.sees_replies().then(|| self.hash(&conn.outbound()));
+        (self.hash(&conn.inbound()), outbound)
+    }
+
+    /// Takes an entry that has left the wheel out of the index and puts it on the free list.
+    #[inline(always)]
+    fn release(&mut self, id: ConnId, inbound: u64, outbound: Option<u64>) {
+        let mut removed = self.index.remove(inbound, Slot::new(id, Side::Inbound));
+        if let Some(outbound) = outbound {
+            removed &= self.index.remove(outbound, Slot::new(id, Side::Outbound));
+        }
+        debug_assert!(removed, "the connection's tuples were changed while it was in the table");
+        self.entries[id.0 as usize].timer = Timer::idle(self.free);
+        self.free = Some(id.0);
+        self.live -= 1;
+    }
+}
