@@ -8,7 +8,7 @@ use crate::parse::ParseError;
 use crate::{Address, Protocol};
 
 /// Length of a header without options, in bytes.
-pub const MIN_HEADER_LEN: usize = 20;
+pub const HEADER_LEN: usize = 20;
 /// Offset of the type-of-service byte: DSCP in the high six bits, ECN in the low two.
 pub const TOS: usize = 1;
 /// Offset of the total length.
@@ -46,14 +46,14 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
     /// [`ParseError`] `Truncated`, `BadIpVersion`, `BadIpHeaderLength` or `BadIpLength`.
     pub fn new_checked(packet: T) -> Result<Self, ParseError> {
         let bytes = packet.as_ref();
-        if bytes.len() < MIN_HEADER_LEN {
+        if bytes.len() < HEADER_LEN {
             return Err(ParseError::Truncated);
         }
         if bytes[0] >> 4 != 4 {
             return Err(ParseError::BadIpVersion);
         }
         let header_len = usize::from(bytes[0] & 0x0f) * 4;
-        if header_len < MIN_HEADER_LEN || header_len > bytes.len() {
+        if header_len < HEADER_LEN || header_len > bytes.len() {
             return Err(ParseError::BadIpHeaderLength);
         }
         let len = usize::from(get_u16(bytes, TOTAL_LEN));
@@ -189,7 +189,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
 
 /// The fields of a header without options, for [`emit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct Fields {
     /// Type of service: DSCP and ECN.
     pub tos: u8,
     /// Length of header and data in bytes.
@@ -208,10 +208,10 @@ pub struct Header {
     pub dst: Ipv4Addr,
 }
 
-/// Writes a header with its checksum to the first [`MIN_HEADER_LEN`] bytes of `bytes`, which must hold that many.
+/// Writes a header with its checksum to the first [`HEADER_LEN`] bytes of `bytes`, which must hold that many.
 #[inline]
-pub fn emit(bytes: &mut [u8], header: &Header) {
-    let out = &mut bytes[..MIN_HEADER_LEN];
+pub fn emit(bytes: &mut [u8], header: &Fields) {
+    let out = &mut bytes[..HEADER_LEN];
     out[0] = 0x45;
     out[TOS] = header.tos;
     set_u16(out, TOTAL_LEN, header.total_len);
@@ -233,7 +233,7 @@ pub fn emit(bytes: &mut [u8], header: &Header) {
 /// If `bytes` ends inside the header.
 #[inline]
 pub fn decrement_ttl(bytes: &mut [u8]) -> u8 {
-    let header = &mut bytes[..MIN_HEADER_LEN];
+    let header = &mut bytes[..HEADER_LEN];
     let old = get_u16(header, TTL);
     let new = if header[TTL] == 0 { old } else { old - 0x0100 };
     set_u16(header, TTL, new);

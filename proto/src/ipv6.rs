@@ -126,7 +126,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv6<T> {
 
 /// The fields of a header, for [`emit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct Fields {
     /// Traffic class: DSCP and ECN.
     pub traffic_class: u8,
     /// Flow label; bits above the lower 20 are ignored.
@@ -145,7 +145,7 @@ pub struct Header {
 
 /// Writes a header to the first [`HEADER_LEN`] bytes of `bytes`, which must hold that many.
 #[inline]
-pub fn emit(bytes: &mut [u8], header: &Header) {
+pub fn emit(bytes: &mut [u8], header: &Fields) {
     let out = &mut bytes[..HEADER_LEN];
     set_u32(out, 0, 6 << 28 | u32::from(header.traffic_class) << 20 | header.flow_label & FLOW_LABEL_MASK);
     set_u16(out, PAYLOAD_LEN, header.payload_len);

@@ -121,21 +121,21 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
 #[inline]
 pub fn parse_ipv4(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv4Addr>, ParseError> {
     let packet = frame.get(l3..).unwrap_or_default();
-    let Some(header) = packet.first_chunk::<{ ipv4::MIN_HEADER_LEN }>() else {
+    let Some(header) = packet.first_chunk::<{ ipv4::HEADER_LEN }>() else {
         return Err(ParseError::Truncated);
     };
     if header[0] >> 4 != 4 {
         return Err(ParseError::BadIpVersion);
     }
     let header_len = usize::from(header[0] & 0x0f) * 4;
-    if header_len < ipv4::MIN_HEADER_LEN || header_len > packet.len() {
+    if header_len < ipv4::HEADER_LEN || header_len > packet.len() {
         return Err(ParseError::BadIpHeaderLength);
     }
     let len = get_u16(header, ipv4::TOTAL_LEN);
     let Some(packet) = bounded(packet, header_len, len.into(), l3) else {
         return Err(ParseError::BadIpLength);
     };
-    let sum = Sum::ZERO.add_bytes(header).add_bytes(&packet[ipv4::MIN_HEADER_LEN..header_len]);
+    let sum = Sum::ZERO.add_bytes(header).add_bytes(&packet[ipv4::HEADER_LEN..header_len]);
     if sum.finish() != 0 {
         return Err(ParseError::BadIpChecksum);
     }
@@ -162,7 +162,7 @@ pub fn parse_ipv4(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv4Addr>, ParseEr
         ttl: header[ipv4::TTL],
         flags: transport.flags,
         fragment,
-        has_options: header_len > ipv4::MIN_HEADER_LEN,
+        has_options: header_len > ipv4::HEADER_LEN,
     })
 }
 
@@ -319,9 +319,9 @@ impl Transport {
         }
         match protocol {
             Protocol::TCP => {
-                let header = payload.first_chunk::<{ tcp::MIN_HEADER_LEN }>().ok_or(ParseError::Truncated)?;
+                let header = payload.first_chunk::<{ tcp::HEADER_LEN }>().ok_or(ParseError::Truncated)?;
                 let header_len = usize::from(header[tcp::DATA_OFFSET] >> 4) * 4;
-                if header_len < tcp::MIN_HEADER_LEN || header_len > payload.len() {
+                if header_len < tcp::HEADER_LEN || header_len > payload.len() {
                     return Err(ParseError::BadTcpHeader);
                 }
                 Ok(Transport {

@@ -7,7 +7,7 @@ use crate::bytes::{get_u16, get_u32, set_u16, set_u32};
 use crate::parse::ParseError;
 
 /// Length of a header without options, in bytes.
-pub const MIN_HEADER_LEN: usize = 20;
+pub const HEADER_LEN: usize = 20;
 /// Offset of the source port.
 pub const SPORT: usize = 0;
 /// Offset of the destination port.
@@ -87,15 +87,15 @@ impl<T: AsRef<[u8]>> Tcp<T> {
     /// A view of `segment`.
     ///
     /// # Errors
-    /// [`ParseError::Truncated`] below [`MIN_HEADER_LEN`] bytes, [`ParseError::BadTcpHeader`] if the data offset is below
+    /// [`ParseError::Truncated`] below [`HEADER_LEN`] bytes, [`ParseError::BadTcpHeader`] if the data offset is below
     /// that or beyond `segment`.
     pub fn new_checked(segment: T) -> Result<Self, ParseError> {
         let bytes = segment.as_ref();
-        if bytes.len() < MIN_HEADER_LEN {
+        if bytes.len() < HEADER_LEN {
             return Err(ParseError::Truncated);
         }
         let header_len = usize::from(bytes[DATA_OFFSET] >> 4) * 4;
-        if header_len < MIN_HEADER_LEN || header_len > bytes.len() {
+        if header_len < HEADER_LEN || header_len > bytes.len() {
             Err(ParseError::BadTcpHeader)
         } else {
             Ok(Self(segment))
@@ -144,7 +144,7 @@ impl<T: AsRef<[u8]>> Tcp<T> {
 
     /// The options, not interpreted.
     pub fn options(&self) -> &[u8] {
-        &self.0.as_ref()[MIN_HEADER_LEN..self.header_len()]
+        &self.0.as_ref()[HEADER_LEN..self.header_len()]
     }
 
     /// The data.
@@ -192,7 +192,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Tcp<T> {
 
 /// The fields of a header without options, for [`emit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct Fields {
     /// Source port.
     pub sport: u16,
     /// Destination port.
@@ -207,10 +207,10 @@ pub struct Header {
     pub window: u16,
 }
 
-/// Writes a header with checksum and urgent pointer 0 to the first [`MIN_HEADER_LEN`] bytes of `bytes`, which must hold
+/// Writes a header with checksum and urgent pointer 0 to the first [`HEADER_LEN`] bytes of `bytes`, which must hold
 /// that many.
-pub fn emit(bytes: &mut [u8], header: &Header) {
-    let out = &mut bytes[..MIN_HEADER_LEN];
+pub fn emit(bytes: &mut [u8], header: &Fields) {
+    let out = &mut bytes[..HEADER_LEN];
     set_u16(out, SPORT, header.sport);
     set_u16(out, DPORT, header.dport);
     set_u32(out, SEQ, header.seq);
@@ -228,13 +228,13 @@ mod tests {
     #[test]
     fn writes_and_reads_a_header() {
         let header =
-            Header { sport: 80, dport: 1025, seq: 1, ack: 0xfefd_fcfb, flags: Flags::SYN | Flags::ACK, window: 9 };
+            Fields { sport: 80, dport: 1025, seq: 1, ack: 0xfefd_fcfb, flags: Flags::SYN | Flags::ACK, window: 9 };
         let mut bytes = [0xaa; 22];
         emit(&mut bytes, &header);
         let expected = [0, 80, 4, 1, 0, 0, 0, 1, 0xfe, 0xfd, 0xfc, 0xfb, 0x50, 0x12, 0, 9, 0, 0, 0, 0, 0xaa, 0xaa];
         assert_eq!(bytes, expected);
         let view = Tcp::new_checked(&bytes[..]).unwrap();
-        let read = Header {
+        let read = Fields {
             sport: view.sport(),
             dport: view.dport(),
             seq: view.seq(),
