@@ -6,12 +6,14 @@
 mod connection;
 mod error;
 mod operation;
+mod request;
 mod service;
 mod stats;
 
 pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
 pub use operation::Operation;
+pub use request::NewLocalAddress;
 pub use service::{
     ForwardMode, LocalPorts, ParseServiceIdError, Protocol, Scheduler, Server, ServerId, Service, ServiceId, ServiceSettings,
     Timeouts,

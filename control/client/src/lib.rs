@@ -1,0 +1,234 @@
+//! A blocking client of dpvsd's API, for command-line programs.
+//!
+//! Each request has a connection of its own: the programs that use it make few, and a daemon that restarted in between
+//! is no special case.
+#![forbid(unsafe_code)]
+
+mod path;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dpvs_api::{
+    ApiError, Connection, ConnectionPage, DropCount, Operation, PortStats, ServiceId, ServiceStatus, Status, Timeouts,
+    WorkerStats,
+};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+
+/// Where dpvsd listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/dpvs/dpvsd.sock";
+
+/// Environment variable that names another socket.
+pub const SOCKET_VARIABLE: &str = "DPVS_SOCKET";
+
+/// Time for one request, connecting included. The daemon itself gives up a little earlier and says why.
+const TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Connections asked for at a time.
+const PAGE: usize = 5000;
+
+/// Why a request has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers at the socket.
+    #[error("cannot connect to {}: {}", socket.display(), advice(source))]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The daemon answered with an error.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// What answers is not dpvsd, or not a version that this client understands.
+    #[error("{}: {reason}: is it dpvsd that listens there, and of this version?", socket.display())]
+    Protocol {
+        /// The socket.
+        socket: PathBuf,
+        /// What was wrong with the answer.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("{}: no answer within {} s: is dpvsd stopped (SIGSTOP, a debugger) or overloaded?", .0.display(), TIMEOUT.as_secs())]
+    Timeout(PathBuf),
+    /// This process cannot wait for input and output.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+}
+
+/// What to do about a connection that failed.
+fn advice(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            let reason = if error.kind() == io::ErrorKind::NotFound { "no such file" } else { "connection refused" };
+            format!(
+                "{reason}: is dpvsd running? Start it with 'dpvsd --config FILE', or name its socket with --socket or \
+                 {SOCKET_VARIABLE}"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            "permission denied: be root, or join the group that owns the socket".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// A client; cheap to make, connects on use.
+#[derive(Debug)]
+pub struct Client {
+    runtime: Runtime,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon at `socket`; if `None`, at [`SOCKET_VARIABLE`]; if that is not set, at [`DEFAULT_SOCKET`].
+    pub fn new(socket: Option<&Path>) -> Result<Self, ClientError> {
+        let socket = match socket {
+            Some(socket) => socket.to_owned(),
+            None => std::env::var_os(SOCKET_VARIABLE)
+                .filter(|value| !value.is_empty())
+                .map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        Ok(Self { runtime: runtime.map_err(ClientError::Runtime)?, socket })
+    }
+
+    /// The socket it connects to.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The daemon as a whole.
+    pub fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status")
+    }
+
+    /// All services with their servers.
+    pub fn services(&self) -> Result<Vec<ServiceStatus>, ClientError> {
+        self.get("/v1/services")
+    }
+
+    /// One service; fails with [`dpvs_api::ErrorKind::NotFound`] if there is none.
+    pub fn service(&self, id: ServiceId) -> Result<ServiceStatus, ClientError> {
+        self.get(&path::service(id))
+    }
+
+    /// The connection timeouts in force.
+    pub fn timeouts(&self) -> Result<Timeouts, ClientError> {
+        self.get("/v1/timeouts")
+    }
+
+    /// Every drop reason with its counter.
+    pub fn drops(&self) -> Result<Vec<DropCount>, ClientError> {
+        self.get("/v1/drops")
+    }
+
+    /// What each worker did.
+    pub fn workers(&self) -> Result<Vec<WorkerStats>, ClientError> {
+        self.get("/v1/workers")
+    }
+
+    /// The ports with their counters.
+    pub fn ports(&self) -> Result<Vec<PortStats>, ClientError> {
+        self.get("/v1/ports")
+    }
+
+    /// The tracked connections, fetched page by page as the iterator goes. It ends after an error.
+    pub fn connections(&self) -> impl Iterator<Item = Result<Connection, ClientError>> + '_ {
+        Connections { client: self, page: Vec::new().into_iter(), next: Some(None) }
+    }
+
+    /// Applies the operations whole or not at all.
+    pub fn apply(&self, operations: &[Operation]) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(operations).map_err(|error| self.misunderstood(error.to_string()))?;
+        self.request(Method::POST, "/v1/batch", body).map(|_| ())
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let body = self.request(Method::GET, path, Vec::new())?;
+        serde_json::from_slice(&body).map_err(|error| self.misunderstood(format!("{path}: {error}")))
+    }
+
+    fn request(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
+        let exchange = async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await };
+        self.runtime.block_on(exchange).unwrap_or_else(|_| Err(ClientError::Timeout(self.socket.clone())))
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Connect { socket: self.socket.clone(), source })?;
+        let broken = |error: hyper::Error| self.misunderstood(error.to_string());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", "dpvsd")
+            .header("Content-Type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| self.misunderstood(error.to_string()))?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(broken)?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+            if status.is_success() {
+                return Ok(body);
+            }
+            Err(match serde_json::from_slice::<ApiError>(&body) {
+                Ok(error) => ClientError::Api(error),
+                Err(_) => self.misunderstood(format!("HTTP status {status}")),
+            })
+        };
+        // The connection carries the bytes and ends by itself; only the answer counts.
+        tokio::pin!(connection, answer);
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            _ = &mut connection => answer.await,
+        }
+    }
+
+    fn misunderstood(&self, reason: String) -> ClientError {
+        ClientError::Protocol { socket: self.socket.clone(), reason }
+    }
+}
+
+/// Iterator behind [`Client::connections`].
+struct Connections<'a> {
+    client: &'a Client,
+    page: std::vec::IntoIter<Connection>,
+    /// Cursor of the page to fetch: `Some(None)` is the first, `None` the end.
+    next: Option<Option<String>>,
+}
+
+impl Iterator for Connections<'_> {
+    type Item = Result<Connection, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(connection) = self.page.next() {
+                return Some(Ok(connection));
+            }
+            let path = path::connections(self.next.take()?.as_deref(), PAGE);
+            match self.client.get::<ConnectionPage>(&path) {
+                Ok(page) => {
+                    self.next = page.next.map(Some);
+                    self.page = page.connections.into_iter();
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
