@@ -17,6 +17,11 @@ pub type Mac = [u8; 6];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdjacencyId(pub u32);
 
+impl AdjacencyId {
+    /// Not resolved yet.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
 /// A resolved next hop: all that is needed to send a packet there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adjacency {

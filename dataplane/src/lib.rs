@@ -5,14 +5,24 @@
 //! ([`shared`]). Packets come from [`io`]: DPDK, or plain memory in tests.
 #![forbid(unsafe_code)]
 
+mod clock;
 pub mod conn;
 pub mod counters;
 pub mod fib;
+pub mod forward;
+mod icmp;
 pub mod io;
+pub mod ip;
+mod limit;
+mod output;
 pub mod packet;
+pub mod pipeline;
+mod schedule;
 pub mod shared;
 pub mod snapshot;
+pub mod steer;
 pub mod verdict;
+pub mod worker;
 
 /// Index of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

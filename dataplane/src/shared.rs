@@ -148,7 +148,7 @@ pub struct Shared {
     /// The limits it was built with.
     pub limits: Limits,
     /// The configuration in force. Publish with [`publish`](Self::publish) only from the control thread.
-    pub snapshot: ArcSwap<Snapshot>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// By [`WorkerId`].
     pub workers: Box<[CachePadded<WorkerShared>]>,
     /// Frames for the kernel.
@@ -172,7 +172,7 @@ impl Shared {
         };
         Arc::new(Self {
             limits,
-            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             workers: std::iter::repeat_with(worker).take(limits.workers).collect(),
             punt: FrameQueue::new(limits.slow_path_frames, limits.max_frame),
             inject: FrameQueue::new(limits.slow_path_frames, limits.max_frame),

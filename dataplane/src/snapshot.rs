@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use proto::state::Timeouts;
 use proto::{Address, Protocol};
 use sched::Scheduler;
@@ -117,8 +117,10 @@ pub struct ServiceTable {
     live: Vec<bool>,
     /// NAT servers' endpoints, to recognise their replies, with the services they serve.
     nat_servers: HashMap<(Protocol, IpAddr, u16), Vec<ServiceKey>>,
-    /// Addresses that FULLNAT connections come from.
-    local_addresses: hashbrown::HashSet<IpAddr>,
+    /// Virtual and local addresses: destinations of packets that belong to the director.
+    destinations: HashSet<IpAddr>,
+    /// Addresses of NAT servers: sources of packets that may be replies.
+    nat_sources: HashSet<IpAddr>,
 }
 
 impl ServiceTable {
@@ -135,9 +137,11 @@ impl ServiceTable {
                 if server.mode == ForwardMode::Nat {
                     let endpoint = (service.key.protocol, server.addr, server.port);
                     table.nat_servers.entry(endpoint).or_default().push(service.key);
+                    table.nat_sources.insert(server.addr);
                 }
             }
-            table.local_addresses.extend(&service.local_addresses);
+            table.destinations.insert(service.key.vaddr);
+            table.destinations.extend(&service.local_addresses);
             table.by_key.insert(service.key, service);
         }
         table
@@ -161,9 +165,14 @@ impl ServiceTable {
         self.nat_servers.get(&(protocol, addr.into(), port)).map_or(&[], Vec::as_slice)
     }
 
-    /// True when FULLNAT connections come from this address.
-    pub fn is_local_address(&self, addr: IpAddr) -> bool {
-        self.local_addresses.contains(&addr)
+    /// True when a packet between these addresses may belong to a virtual service, whatever its ports.
+    pub fn concerns<A: Address>(&self, src: A, dst: A) -> bool {
+        self.is_destination(dst) || self.nat_sources.contains(&src.into())
+    }
+
+    /// True for virtual and local addresses.
+    pub fn is_destination<A: Address>(&self, addr: A) -> bool {
+        self.destinations.contains(&addr.into())
     }
 
     /// All services, in no order.

@@ -88,6 +88,8 @@ drop_reasons! {
     LocalPortExhausted = "local_port_exhausted",
     /// A FULLNAT server's service has no local address of the server's family.
     NoLocalAddress = "no_local_address",
+    /// The server has a connection with the same client address and port already.
+    TupleConflict = "tuple_conflict",
     /// New connection while the director drains before it stops.
     Draining = "draining",
     /// An ICMP error whose checksum or quoted header is invalid.

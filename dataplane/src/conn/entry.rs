@@ -55,8 +55,8 @@ pub struct Conn<A> {
     pub mode: ForwardMode,
     /// State of the protocol's machine.
     pub state: State,
-    /// The server counts this connection as active; kept so that its counters always balance.
-    pub counted_active: bool,
+    /// The service has a timeout of its own for established connections.
+    pub has_own_timeout: bool,
     /// The real server.
     pub server: ServerId,
     /// Where packets to the server go, valid while `fib_generation` is the FIB's.
@@ -73,6 +73,16 @@ const _: () = assert!(size_of::<Conn<Ipv4Addr>>() == 64);
 const _: () = assert!(size_of::<Conn<Ipv6Addr>>() == 128);
 
 impl<A: Address> Conn<A> {
+    /// Forgets ways that were resolved with another generation of the FIB.
+    #[inline(always)]
+    pub fn forget_stale_ways(&mut self, generation: u32) {
+        if self.fib_generation != generation {
+            self.fib_generation = generation;
+            self.to_server = AdjacencyId::NONE;
+            self.to_client = AdjacencyId::NONE;
+        }
+    }
+
     /// The tuple of packets from the client.
     #[inline]
     pub fn inbound(&self) -> Tuple<A> {

@@ -1,0 +1,23 @@
+//! IP-in-IP encapsulation: IPv4 in IPv4 (RFC 2003), IPv6 in IPv6 (RFC 2473).
+
+use proto::ethernet;
+
+use crate::ip::Ip;
+use crate::packet::PacketBuf;
+
+/// Wraps the packet of `len` bytes behind the Ethernet header into one from `src` to `dst`. Returns false when the
+/// buffer has no room in front.
+pub fn encapsulate<A: Ip>(packet: &mut impl PacketBuf, len: u16, src: A, dst: A, id: u16) -> bool {
+    // Ethernet padding must not become part of the tunnel's payload.
+    packet.truncate(ethernet::HEADER_LEN + usize::from(len));
+    if !packet.prepend(A::HEADER_LEN) {
+        return false;
+    }
+    // The Ethernet header in front is written on the way out; only its EtherType must be there.
+    let frame = packet.data_mut();
+    let (ethernet, ip) = frame.split_at_mut(ethernet::HEADER_LEN);
+    ethernet[12..14].copy_from_slice(&A::ETHER_TYPE.to_be_bytes());
+    let (outer, inner) = ip.split_at_mut(A::HEADER_LEN);
+    A::write_outer(outer, inner, len, src, dst, id);
+    true
+}

@@ -1,0 +1,312 @@
+//! ICMP and ICMPv6: errors that belong to connections are translated, errors of our own are originated.
+//!
+//! Everything else (echo, neighbour discovery, router advertisements, errors about packets of the host itself) is the
+//! kernel's.
+
+use proto::checksum::Sum;
+use proto::parse::Fragment;
+use proto::{Family, Protocol, Tuple, ethernet, icmp, icmpv6, tcp, udp};
+
+use crate::conn::{Conn, ConnId, Side};
+use crate::fib::Resolution;
+use crate::forward::tun;
+use crate::ip::{Ip, replace_address};
+use crate::packet::{PacketBuf, WorkerIo};
+use crate::pipeline::{Job, Pipeline, address_frame, send, way_to_client, way_to_server};
+use crate::snapshot::{ForwardMode, Snapshot};
+use crate::verdict::{DropReason, Verdict};
+
+/// Type, code, checksum and the four bytes that depend on the type.
+const ICMP_HEADER_LEN: usize = 8;
+const CHECKSUM: usize = 2;
+
+/// Errors that the director originates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpError {
+    /// Time to live or hop limit exceeded in transit.
+    TimeExceeded,
+    /// No server takes the connection.
+    PortUnreachable,
+    /// The packet does not fit; the largest that does, in bytes.
+    TooBig(u16),
+}
+
+impl IcmpError {
+    /// Type, code and the rest of the header.
+    fn header<A: Ip>(self) -> (u8, u8, u32) {
+        match (A::FAMILY, self) {
+            (Family::V4, IcmpError::TimeExceeded) => (icmp::TIME_EXCEEDED, 0, 0),
+            (Family::V4, IcmpError::PortUnreachable) => (icmp::DEST_UNREACHABLE, icmp::PORT_UNREACHABLE, 0),
+            (Family::V4, IcmpError::TooBig(mtu)) => (icmp::DEST_UNREACHABLE, icmp::FRAG_NEEDED, mtu.into()),
+            (Family::V6, IcmpError::TimeExceeded) => (icmpv6::TIME_EXCEEDED, 0, 0),
+            (Family::V6, IcmpError::PortUnreachable) => (icmpv6::DEST_UNREACHABLE, icmpv6::PORT_UNREACHABLE, 0),
+            (Family::V6, IcmpError::TooBig(mtu)) => (icmpv6::PACKET_TOO_BIG, 0, mtu.into()),
+        }
+    }
+}
+
+/// The headers of a packet that an ICMP error quotes, found where they must be.
+struct Quote<A> {
+    tuple: Tuple<A>,
+    l3: usize,
+    l4: usize,
+}
+
+fn quote<A: Ip>(message: &[u8], at: usize) -> Option<Quote<A>> {
+    let quoted = icmp::parse_quoted::<A>(message, at)?;
+    Some(Quote { tuple: quoted.tuple, l3: quoted.l3.into(), l4: quoted.l4.into() })
+}
+
+/// Decides on a received ICMP packet.
+pub(crate) fn receive<Io: WorkerIo, A: Ip>(
+    pipeline: &mut Pipeline<Io>,
+    snapshot: &Snapshot,
+    job: &mut Job<Io::Packet, A>,
+) -> Verdict {
+    if job.ip.fragment != Fragment::None {
+        return Verdict::Punt;
+    }
+    let end = usize::from(job.ip.l3) + usize::from(job.ip.len);
+    let l4 = usize::from(job.ip.l4);
+    let packet = &job.packet.data()[..end];
+    let is_error = match (A::FAMILY, packet.get(l4)) {
+        (Family::V4, Some(&kind)) => icmp::is_error(kind),
+        (Family::V6, Some(&kind)) => icmpv6::is_error(kind),
+        (_, None) => false,
+    };
+    if !is_error {
+        return Verdict::Punt;
+    }
+    let Some(outer) = quote::<A>(packet, l4 + ICMP_HEADER_LEN) else { return Verdict::Punt };
+    // The quoted packet went the other way, except that of a tunnel, whose inner packet came from the client.
+    let (tuple, tunnelled) = match outer.tuple.protocol {
+        Protocol::TCP | Protocol::UDP => (outer.tuple.reversed(), None),
+        protocol if protocol == A::IN_IP && snapshot.fib.is_local(outer.tuple.src.into()) => {
+            match quote::<A>(packet, outer.l4) {
+                Some(inner) => (inner.tuple, Some(inner.l3)),
+                None => return Verdict::Punt,
+            }
+        }
+        _ => return Verdict::Punt,
+    };
+    let table = A::table(&mut pipeline.tables);
+    match table.find(table.hash(&tuple), &tuple) {
+        Some(_) if !checksum_is_right::<A>(packet, l4, job) => Verdict::Drop(DropReason::BadIcmp),
+        Some((id, Side::Inbound)) if tunnelled.is_some() => {
+            relay_from_tunnel(pipeline, snapshot, job, id, tunnelled.unwrap_or(0))
+        }
+        Some((id, side)) if tunnelled.is_none() => relay(pipeline, snapshot, job, id, side, outer),
+        _ => match pipeline.elsewhere(snapshot, &tuple, job.tried) {
+            Some(owner) => Verdict::Steer(owner),
+            None => Verdict::Punt,
+        },
+    }
+}
+
+fn pseudo_header<A: Ip>(src: A, dst: A, len: usize) -> Sum {
+    match A::FAMILY {
+        Family::V4 => Sum::ZERO,
+        Family::V6 => Sum::pseudo(src, dst, A::ICMP, len as u32),
+    }
+}
+
+fn checksum_is_right<A: Ip>(packet: &[u8], l4: usize, job: &Job<impl PacketBuf, A>) -> bool {
+    let message = &packet[l4..];
+    let sum = pseudo_header(job.ip.tuple.src, job.ip.tuple.dst, message.len());
+    sum.add_bytes(message).finish() == 0
+}
+
+/// Passes an error on to the other end of the connection, its quoted packet as that end knows it.
+fn relay<Io: WorkerIo, A: Ip>(
+    pipeline: &mut Pipeline<Io>,
+    snapshot: &Snapshot,
+    job: &mut Job<Io::Packet, A>,
+    id: ConnId,
+    side: Side,
+    quoted: Quote<A>,
+) -> Verdict {
+    if job.ip.ttl <= 1 {
+        return Verdict::Drop(DropReason::TtlExceeded);
+    }
+    let hash = job.hash;
+    let conn = A::table(&mut pipeline.tables).get_mut(id);
+    let (way, outer, inner) = match side {
+        // From the server's side about a packet to the server: for the client, about the packet it sent. As in IPVS the
+        // error then comes from the virtual address (ip_vs_core.c, ip_vs_nat_icmp).
+        Side::Outbound => (
+            way_to_client(conn, &snapshot.fib, hash),
+            Tuple { src: conn.vaddr, dst: conn.caddr, ..job.ip.tuple },
+            conn.inbound(),
+        ),
+        // From the client's side about a reply: for the server, about the reply it sent. In FULLNAT mode the server
+        // may know no route to whoever reports it.
+        Side::Inbound => (
+            way_to_server(conn, &snapshot.fib, hash),
+            Tuple {
+                src: if conn.mode == ForwardMode::FullNat { conn.laddr } else { job.ip.tuple.src },
+                dst: conn.daddr,
+                ..job.ip.tuple
+            },
+            conn.outbound(),
+        ),
+    };
+    let conn = conn.clone();
+    let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
+    let end = l3 + usize::from(job.ip.len);
+    let frame = &mut job.packet.data_mut()[..end];
+    A::decrement_ttl(&mut frame[l3..]);
+    match conn.mode {
+        ForwardMode::Nat | ForwardMode::FullNat => {
+            rewrite_quoted(frame, &quoted, &inner);
+            rewrite_outer(frame, l3, l4, &outer);
+        }
+        ForwardMode::DirectRouting => {}
+        ForwardMode::Tunnel => {
+            let Some(source) = snapshot.fib.source_for(conn.daddr) else {
+                return Verdict::Drop(DropReason::NoRoute);
+            };
+            pipeline.ip_id = pipeline.ip_id.wrapping_add(1);
+            if !tun::encapsulate(&mut job.packet, job.ip.len, source, conn.daddr, pipeline.ip_id) {
+                return Verdict::Drop(DropReason::NoBuffer);
+            }
+        }
+    }
+    count(pipeline, &conn, side, job.ip.len);
+    send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
+}
+
+/// Gives the quoted packet the source and destination of `new`. Its transport checksum is kept right if it was quoted.
+fn rewrite_quoted<A: Ip>(frame: &mut [u8], quoted: &Quote<A>, new: &Tuple<A>) {
+    let header = &mut frame[quoted.l3..];
+    let addresses = replace_address(header, A::SRC, new.src).combine(replace_address(header, A::DST, new.dst));
+    A::fix_header(header, addresses);
+    let ports = &mut frame[quoted.l4..];
+    let delta = addresses
+        .replace_u16(u16::from_be_bytes([ports[0], ports[1]]), new.sport)
+        .replace_u16(u16::from_be_bytes([ports[2], ports[3]]), new.dport);
+    ports[0..2].copy_from_slice(&new.sport.to_be_bytes());
+    ports[2..4].copy_from_slice(&new.dport.to_be_bytes());
+    match new.protocol {
+        Protocol::TCP if ports.len() >= tcp::CHECKSUM + 2 => delta.apply_at(ports, tcp::CHECKSUM),
+        Protocol::UDP if ports.len() >= udp::CHECKSUM + 2 => delta.apply_udp_at(ports, udp::CHECKSUM),
+        _ => {}
+    }
+}
+
+/// Gives the ICMP packet itself new addresses and computes its checksum.
+fn rewrite_outer<A: Ip>(frame: &mut [u8], l3: usize, l4: usize, new: &Tuple<A>) {
+    let header = &mut frame[l3..];
+    let addresses = replace_address(header, A::SRC, new.src).combine(replace_address(header, A::DST, new.dst));
+    A::fix_header(header, addresses);
+    fill_checksum(&mut frame[l4..], new.src, new.dst);
+}
+
+fn fill_checksum<A: Ip>(message: &mut [u8], src: A, dst: A) {
+    message[CHECKSUM..CHECKSUM + 2].fill(0);
+    let checksum = pseudo_header(src, dst, message.len()).add_bytes(message).finish();
+    message[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// An error about a tunnel packet of ours becomes one about the client's packet in it (ip_vs_core.c, ip_vs_in_icmp).
+fn relay_from_tunnel<Io: WorkerIo, A: Ip>(
+    pipeline: &mut Pipeline<Io>,
+    snapshot: &Snapshot,
+    job: &mut Job<Io::Packet, A>,
+    id: ConnId,
+    inner_l3: usize,
+) -> Verdict {
+    let conn = A::table(&mut pipeline.tables).get(id).clone();
+    let end = usize::from(job.ip.l3) + usize::from(job.ip.len);
+    let (headers, inner) = job.packet.data()[..end].split_at(inner_l3);
+    let message = &headers[job.ip.l4.into()..];
+    let (kind, code) = (message[0], message[1]);
+    let rest = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
+    let overhead = A::HEADER_LEN as u32;
+    // The tunnel's header takes its part of the MTU; a report of 0 (RFC 1191 section 4) says nothing to correct.
+    let rest = match A::FAMILY {
+        Family::V4 if (kind, code) == (icmp::DEST_UNREACHABLE, icmp::FRAG_NEEDED) => {
+            (rest & 0xffff).saturating_sub(overhead)
+        }
+        Family::V6 if kind == icmpv6::PACKET_TOO_BIG => rest.saturating_sub(overhead),
+        _ => 0,
+    };
+    count(pipeline, &conn, Side::Inbound, job.ip.len);
+    match emit(&mut pipeline.io, snapshot, (conn.vaddr, conn.caddr), (kind, code, rest), inner) {
+        Ok((port, packet)) => {
+            pipeline.counters().icmp_sent.add(1);
+            job.packet = packet;
+            Verdict::Transmit(port)
+        }
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Tells the sender of `job`'s packet why it was not forwarded, if that is allowed and the rate permits.
+pub(crate) fn originate<Io: WorkerIo, A: Ip>(
+    pipeline: &mut Pipeline<Io>,
+    snapshot: &Snapshot,
+    job: &Job<Io::Packet, A>,
+    error: IcmpError,
+) {
+    // Only TCP and UDP packets to and from unicast addresses come here, never ICMP (RFC 1122 section 3.2.2).
+    let Tuple { src, dst, .. } = job.ip.tuple;
+    if !pipeline.icmp_limit.allow(pipeline.now) {
+        return;
+    }
+    // Like the kernel: from the address that the packet was for, if it is ours, else from that of the way back.
+    let source = match snapshot.services.is_destination(dst) {
+        true => Some(dst),
+        false => snapshot.fib.source_for(src),
+    };
+    let Some(source) = source else { return };
+    let start = usize::from(job.ip.l3);
+    let packet = &job.packet.data()[start..start + usize::from(job.ip.len)];
+    if let Ok((port, packet)) = emit(&mut pipeline.io, snapshot, (source, src), error.header::<A>(), packet) {
+        pipeline.counters().icmp_sent.add(1);
+        pipeline.transmit(port, packet);
+    }
+}
+
+/// Builds an ICMP error about `about`, of which it quotes as much as an error may carry: up to 576 bytes in all for IPv4
+/// (RFC 1812 section 4.3.2.3), up to the minimum MTU for IPv6 (RFC 4443 section 2.4).
+fn emit<Io: WorkerIo, A: Ip>(
+    io: &mut Io,
+    snapshot: &Snapshot,
+    (src, dst): (A, A),
+    (kind, code, rest): (u8, u8, u32),
+    about: &[u8],
+) -> Result<(crate::PortId, Io::Packet), DropReason> {
+    let Resolution::Ready(adjacency) = snapshot.fib.resolve(dst, 0) else { return Err(DropReason::NoRoute) };
+    let adjacency = snapshot.fib.adjacency(adjacency);
+    let longest = match A::FAMILY {
+        Family::V4 => 576,
+        Family::V6 => proto::ipv6::MIN_MTU,
+    };
+    let quote_len = about.len().min(longest - A::HEADER_LEN - ICMP_HEADER_LEN);
+    let message_len = ICMP_HEADER_LEN + quote_len;
+    let mut packet = io.allocate().ok_or(DropReason::NoBuffer)?;
+    if !packet.append(ethernet::HEADER_LEN + A::HEADER_LEN + message_len) {
+        return Err(DropReason::NoBuffer);
+    }
+    let frame = packet.data_mut();
+    address_frame(frame, &adjacency.dst_mac, &adjacency.src_mac);
+    frame[12..14].copy_from_slice(&A::ETHER_TYPE.to_be_bytes());
+    let (header, message) = frame[ethernet::HEADER_LEN..].split_at_mut(A::HEADER_LEN);
+    A::write_header(header, A::ICMP, message_len as u16, src, dst);
+    message[0] = kind;
+    message[1] = code;
+    message[4..8].copy_from_slice(&rest.to_be_bytes());
+    message[ICMP_HEADER_LEN..].copy_from_slice(&about[..quote_len]);
+    fill_checksum(message, src, dst);
+    Ok((adjacency.port, packet))
+}
+
+fn count<Io: WorkerIo, A: Ip>(pipeline: &Pipeline<Io>, conn: &Conn<A>, side: Side, len: u16) {
+    let counters = pipeline.counters().server(conn.server);
+    let (packets, bytes) = match side {
+        Side::Inbound => (&counters.in_packets, &counters.in_bytes),
+        Side::Outbound => (&counters.out_packets, &counters.out_bytes),
+    };
+    packets.add(1);
+    bytes.add(len.into());
+}

@@ -1,0 +1,172 @@
+//! What differs between IPv4 and IPv6 on the packet path; everything else is generic over [`Ip`].
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proto::checksum::Delta;
+use proto::{Address, Protocol, ipv4, ipv6};
+
+use crate::conn::ConnTable;
+
+/// A worker's connection tables.
+pub struct Tables {
+    /// IPv4 connections.
+    pub v4: ConnTable<Ipv4Addr>,
+    /// IPv6 connections.
+    pub v6: ConnTable<Ipv6Addr>,
+}
+
+/// An IP version as the packet path sees it. `header` is always a slice that starts with a parsed IP header.
+pub trait Ip: Address {
+    /// Length of a header without options.
+    const HEADER_LEN: usize;
+    /// Offset of the source address.
+    const SRC: usize;
+    /// Offset of the destination address.
+    const DST: usize;
+    /// EtherType.
+    const ETHER_TYPE: u16;
+    /// The family's control protocol.
+    const ICMP: Protocol;
+    /// The protocol number of this version inside an IP packet.
+    const IN_IP: Protocol;
+
+    /// The family's table.
+    fn table(tables: &mut Tables) -> &mut ConnTable<Self>;
+    /// Decrements time to live or hop limit, which must not be 0.
+    fn decrement_ttl(header: &mut [u8]);
+    /// Corrects the header's own checksum, if the version has one, after a change of its fields.
+    fn fix_header(header: &mut [u8], delta: Delta);
+    /// True when routers may fragment the packet.
+    fn may_fragment(header: &[u8]) -> bool;
+    /// Writes a header without options for an ICMP error of `payload_len` bytes: time to live 64 (RFC 1700), precedence
+    /// internetwork control (RFC 1812 section 4.3.2.5).
+    fn write_header(header: &mut [u8], protocol: Protocol, payload_len: u16, src: Self, dst: Self);
+    /// Writes a header without options for a packet of protocol [`IN_IP`](Self::IN_IP) that wraps `inner`, the header
+    /// of a packet of the same version of `inner_len` bytes.
+    fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, id: u16);
+}
+
+impl Ip for Ipv4Addr {
+    const HEADER_LEN: usize = ipv4::HEADER_LEN;
+    const SRC: usize = ipv4::SRC;
+    const DST: usize = ipv4::DST;
+    const ETHER_TYPE: u16 = 0x0800;
+    const ICMP: Protocol = Protocol::ICMP;
+    const IN_IP: Protocol = Protocol::IPIP;
+
+    #[inline(always)]
+    fn table(tables: &mut Tables) -> &mut ConnTable<Self> {
+        &mut tables.v4
+    }
+
+    #[inline(always)]
+    fn decrement_ttl(header: &mut [u8]) {
+        ipv4::decrement_ttl(header);
+    }
+
+    #[inline(always)]
+    fn fix_header(header: &mut [u8], delta: Delta) {
+        delta.apply_at(header, ipv4::CHECKSUM);
+    }
+
+    #[inline(always)]
+    fn may_fragment(header: &[u8]) -> bool {
+        header[6] & 0x40 == 0
+    }
+
+    fn write_header(header: &mut [u8], protocol: Protocol, payload_len: u16, src: Self, dst: Self) {
+        let total_len = payload_len + Self::HEADER_LEN as u16;
+        let fields = ipv4::Fields { tos: 0xc0, total_len, id: 0, dont_fragment: true, ttl: 64, protocol, src, dst };
+        ipv4::emit(header, &fields);
+    }
+
+    fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, id: u16) {
+        // RFC 2003 section 3.1; "don't fragment" and the time to live are those of the inner header.
+        ipv4::emit(
+            outer,
+            &ipv4::Fields {
+                tos: outer_traffic_class(inner[1]),
+                total_len: inner_len + Self::HEADER_LEN as u16,
+                id,
+                dont_fragment: !Self::may_fragment(inner),
+                ttl: inner[ipv4::TTL],
+                protocol: Self::IN_IP,
+                src,
+                dst,
+            },
+        );
+    }
+}
+
+impl Ip for Ipv6Addr {
+    const HEADER_LEN: usize = ipv6::HEADER_LEN;
+    const SRC: usize = ipv6::SRC;
+    const DST: usize = ipv6::DST;
+    const ETHER_TYPE: u16 = 0x86dd;
+    const ICMP: Protocol = Protocol::ICMPV6;
+    const IN_IP: Protocol = Protocol::IPV6;
+
+    #[inline(always)]
+    fn table(tables: &mut Tables) -> &mut ConnTable<Self> {
+        &mut tables.v6
+    }
+
+    #[inline(always)]
+    fn decrement_ttl(header: &mut [u8]) {
+        header[ipv6::HOP_LIMIT] -= 1;
+    }
+
+    #[inline(always)]
+    fn fix_header(_header: &mut [u8], _delta: Delta) {}
+
+    #[inline(always)]
+    fn may_fragment(_header: &[u8]) -> bool {
+        false
+    }
+
+    fn write_header(header: &mut [u8], protocol: Protocol, payload_len: u16, src: Self, dst: Self) {
+        let fields = ipv6::Fields {
+            traffic_class: 0,
+            flow_label: 0,
+            payload_len,
+            next_header: protocol,
+            hop_limit: 64,
+            src,
+            dst,
+        };
+        ipv6::emit(header, &fields);
+    }
+
+    fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, _id: u16) {
+        // RFC 2473 section 6.
+        ipv6::emit(
+            outer,
+            &ipv6::Fields {
+                traffic_class: outer_traffic_class(inner[0] << 4 | inner[1] >> 4),
+                flow_label: 0,
+                payload_len: inner_len,
+                next_header: Self::IN_IP,
+                hop_limit: inner[ipv6::HOP_LIMIT],
+                src,
+                dst,
+            },
+        );
+    }
+}
+
+/// DSCP and ECN of a tunnel header: those of the inner header, except that "congestion experienced" becomes ECT(0)
+/// outside (RFC 3168 section 9.1.1, full functionality; what Linux tunnels do).
+fn outer_traffic_class(inner: u8) -> u8 {
+    const ECN: u8 = 0b11;
+    const ECT_0: u8 = 0b10;
+    if inner & ECN == ECN { inner & !ECN | ECT_0 } else { inner }
+}
+
+/// Writes `new` to the address field at `offset` of an IP header and returns the difference it makes to checksums.
+#[inline(always)]
+pub fn replace_address<A: Ip>(header: &mut [u8], offset: usize, new: A) -> Delta {
+    let field = &mut header[offset..offset + A::LEN];
+    let old = A::read(field);
+    new.write(field);
+    Delta::ZERO.replace_addr(old, new)
+}

@@ -1,0 +1,516 @@
+//! The packet's way, top to bottom.
+//!
+//! ```text
+//! burst → parse → steer → lookup → [schedule] → track → rewrite → output
+//! ```
+//!
+//! The stages up to lookup take the whole burst, so that the cache misses of one packet overlap with the others' work:
+//! hash and prefetch every packet's bucket, then scan every bucket and prefetch the entry, then finish packet by packet.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
+use proto::state::{Direction, State, tcp_next};
+use proto::{Protocol, Tuple, ethernet, tcp};
+
+use crate::conn::{Conn, ConnId, ConnTable, Side, Tick};
+use crate::counters::WorkerCounters;
+use crate::fib::{AdjacencyId, Fib, Resolution};
+use crate::forward::{nat, tun};
+use crate::icmp::{self, IcmpError};
+use crate::ip::{Ip, Tables};
+use crate::limit::RateLimit;
+use crate::output::Output;
+use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
+use crate::schedule::Scheduling;
+use crate::shared::Shared;
+use crate::snapshot::{ForwardMode, Snapshot};
+use crate::steer::{Links, Ownership, Steered};
+use crate::verdict::{DropReason, Verdict};
+use crate::{PortId, WorkerId};
+
+/// Packets per second that one worker hands to the kernel, beside address resolution.
+const PUNT_RATE: u32 = 50_000;
+/// ARP and ICMPv6 packets per second to the kernel: they must get through when other traffic floods it.
+const RESOLUTION_PUNT_RATE: u32 = 5_000;
+/// ICMP errors per second that one worker originates, and how many at once (Linux: icmp_msgs_per_sec, icmp_msgs_burst).
+const ICMP_RATE: u32 = 1_000;
+const ICMP_BURST: u32 = 50;
+
+/// A packet on its way through the stages.
+pub(crate) struct Job<P, A> {
+    pub packet: P,
+    pub ip: IpPacket<A>,
+    pub ingress: PortId,
+    /// The workers that had the packet before, a bit each.
+    pub tried: u64,
+    /// Hash of the tuple; set by the lookup stage.
+    pub hash: u64,
+    /// Where to when the verdict is [`Verdict::Wait`].
+    pub waits_for: Option<(PortId, IpAddr, IpAddr)>,
+    /// When the packet must leave in fragments: the length in bytes that each may have.
+    pub fragment_mtu: Option<u16>,
+}
+
+type Jobs<P, A> = ArrayVec<Job<P, A>, BURST>;
+
+/// A worker's packet path with all that it owns.
+pub struct Pipeline<Io: WorkerIo> {
+    pub(crate) id: WorkerId,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) io: Io,
+    pub(crate) tables: Tables,
+    pub(crate) scheduling: Scheduling,
+    pub(crate) ownership: Ownership,
+    pub(crate) links: Links<Io::Packet>,
+    pub(crate) output: Output<Io::Packet>,
+    pub(crate) icmp_limit: RateLimit,
+    pub(crate) now: Tick,
+    /// Identification of the next tunnel header.
+    pub(crate) ip_id: u16,
+    punt_limit: RateLimit,
+    resolution_punt_limit: RateLimit,
+}
+
+impl<Io: WorkerIo> Pipeline<Io> {
+    /// An idle packet path for `connections` connections of each family.
+    pub fn new(
+        id: WorkerId,
+        shared: Arc<Shared>,
+        io: Io,
+        links: Links<Io::Packet>,
+        ownership: Ownership,
+        connections: usize,
+        seed: [u64; 2],
+    ) -> Self {
+        let now = Tick(1);
+        Self {
+            id,
+            tables: Tables {
+                v4: ConnTable::new(connections, seed, now),
+                v6: ConnTable::new(connections, [seed[1], seed[0].rotate_left(32)], now),
+            },
+            scheduling: Scheduling::new(&shared.limits, seed[0]),
+            output: Output::new(shared.limits.ports),
+            shared,
+            io,
+            links,
+            ownership,
+            now,
+            ip_id: seed[1] as u16,
+            icmp_limit: RateLimit::new(ICMP_RATE, ICMP_BURST),
+            punt_limit: RateLimit::new(PUNT_RATE, PUNT_RATE / 10),
+            resolution_punt_limit: RateLimit::new(RESOLUTION_PUNT_RATE, RESOLUTION_PUNT_RATE / 5),
+        }
+    }
+
+    /// Takes the packets of a burst, all received on `ingress`, through all stages and leaves it empty. `tried` are the
+    /// workers that had them before, a bit each.
+    pub fn process(&mut self, snapshot: &Snapshot, ingress: PortId, tried: u64, burst: &mut Burst<Io::Packet>) {
+        let mut v4: Jobs<Io::Packet, Ipv4Addr> = ArrayVec::new();
+        let mut v6: Jobs<Io::Packet, Ipv6Addr> = ArrayVec::new();
+        for packet in burst.drain(..) {
+            match self.admit(snapshot, ingress, &packet) {
+                Ok(Parsed::Ipv4(ip)) => v4.push(Job::new(packet, ip, ingress, tried)),
+                Ok(Parsed::Ipv6(ip)) => v6.push(Job::new(packet, ip, ingress, tried)),
+                Ok(Parsed::Other) => self.punt(ingress, &packet, true),
+                Err(reason) => self.count_drop(reason),
+            }
+        }
+        self.run(snapshot, v4);
+        self.run(snapshot, v6);
+    }
+
+    /// Parses a frame that is meant for this station.
+    fn admit(&self, snapshot: &Snapshot, ingress: PortId, packet: &Io::Packet) -> Result<Parsed, DropReason> {
+        if !packet.is_contiguous() {
+            return Err(DropReason::MultiSegment);
+        }
+        let frame = packet.data();
+        let Some(dst) = frame.first_chunk::<6>() else { return Err(DropReason::Truncated) };
+        let is_multicast = dst[0] & 1 != 0;
+        if is_multicast {
+            return Ok(Parsed::Other);
+        }
+        match snapshot.fib.ports.get(usize::from(ingress.0)) {
+            Some(port) if port.mac == *dst => parse(frame).map_err(DropReason::from),
+            _ => Err(DropReason::WrongMac),
+        }
+    }
+
+    fn run<A: Ip>(&mut self, snapshot: &Snapshot, mut jobs: Jobs<Io::Packet, A>) {
+        let table = A::table(&mut self.tables);
+        for job in &mut jobs {
+            job.hash = table.hash(&job.ip.tuple);
+            table.prefetch_bucket(job.hash);
+        }
+        for job in &jobs {
+            table.prefetch_entry(job.hash);
+        }
+        for mut job in jobs.drain(..) {
+            let verdict = self.decide(snapshot, &mut job);
+            self.carry_out(verdict, job);
+        }
+    }
+
+    /// What becomes of a packet; rewrites it on the way.
+    fn decide<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
+        match job.ip.tuple.protocol {
+            Protocol::TCP | Protocol::UDP => {}
+            protocol if protocol == A::ICMP => return icmp::receive(self, snapshot, job),
+            _ => return Verdict::Punt,
+        }
+        if job.ip.fragment != Fragment::None {
+            return match snapshot.services.concerns(job.ip.tuple.src, job.ip.tuple.dst) {
+                true => Verdict::Drop(DropReason::Fragment),
+                false => Verdict::Punt,
+            };
+        }
+        match A::table(&mut self.tables).find(job.hash, &job.ip.tuple) {
+            Some((id, Side::Inbound)) => self.inbound(snapshot, job, id),
+            Some((id, Side::Outbound)) => self.outbound(snapshot, job, id),
+            None => match self.elsewhere(snapshot, &job.ip.tuple, job.tried) {
+                Some(owner) => Verdict::Steer(owner),
+                None => self.unknown(snapshot, job),
+            },
+        }
+    }
+
+    /// The worker to pass a packet to whose connection is not in this worker's table.
+    pub(crate) fn elsewhere<A: Ip>(&self, snapshot: &Snapshot, tuple: &Tuple<A>, tried: u64) -> Option<WorkerId> {
+        if self.shared.limits.workers == 1 {
+            return None;
+        }
+        let tried = tried | 1 << self.id.0;
+        self.ownership.next_owner(tuple, &snapshot.services, tried)
+    }
+
+    /// A packet of no connection: the first of a new one, or none of ours.
+    fn unknown<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
+        let Tuple { dst, dport, protocol, .. } = job.ip.tuple;
+        let Some(service) = snapshot.services.find(protocol, dst, dport) else { return Verdict::Punt };
+        // Only a SYN opens a TCP connection (ip_vs_proto_tcp.c, tcp_conn_schedule); the kernel resets the rest.
+        let flags = job.ip.flags;
+        if protocol == Protocol::TCP && (!flags.contains(tcp::Flags::SYN) || flags.contains(tcp::Flags::RST)) {
+            return Verdict::Punt;
+        }
+        if job.ip.ttl <= 1 {
+            return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
+        }
+        match self.schedule(snapshot, service, job) {
+            Ok(id) => self.forward_inbound(snapshot, job, id),
+            Err(DropReason::NoServer) => self.reject(snapshot, job, IcmpError::PortUnreachable, DropReason::NoServer),
+            Err(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    /// A packet from the client of a known connection.
+    fn inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
+        let conn = A::table(&mut self.tables).get(id);
+        let reopens = job.ip.flags.contains(tcp::Flags::SYN) && matches!(conn.state, State::TimeWait | State::Close);
+        if reopens {
+            // The client reuses its port before the old connection has timed out: schedule anew (conn_reuse_mode 1).
+            let ended = A::table(&mut self.tables).remove(id);
+            count_ended(self.counters(), &ended);
+            return self.unknown(snapshot, job);
+        }
+        if !snapshot.services.is_live(conn.server) {
+            return Verdict::Drop(DropReason::ServerGone);
+        }
+        if job.ip.ttl <= 1 {
+            return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
+        }
+        self.forward_inbound(snapshot, job, id)
+    }
+
+    /// Sends a client's packet to the connection's server.
+    fn forward_inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
+        let table = A::table(&mut self.tables);
+        let way = way_to_server(table.get_mut(id), &snapshot.fib, job.hash);
+        let overhead = match table.get(id).mode {
+            ForwardMode::Tunnel => A::HEADER_LEN as u16,
+            _ => 0,
+        };
+        if let Err((error, reason)) = fit(job, &snapshot.fib, way, overhead) {
+            return self.reject(snapshot, job, error, reason);
+        }
+        let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
+
+        self.track(snapshot, job, id, Side::Inbound);
+
+        let conn = A::table(&mut self.tables).get(id);
+        let l3 = usize::from(job.ip.l3);
+        A::decrement_ttl(&mut job.packet.data_mut()[l3..]);
+        match conn.mode {
+            ForwardMode::Nat | ForwardMode::FullNat => {
+                let new = conn.outbound().reversed();
+                nat::rewrite(job.packet.data_mut(), l3, job.ip.l4.into(), &new);
+            }
+            ForwardMode::DirectRouting => {}
+            ForwardMode::Tunnel => {
+                let daddr = conn.daddr;
+                let Some(source) = snapshot.fib.source_for(daddr) else {
+                    return Verdict::Drop(DropReason::NoRoute);
+                };
+                self.ip_id = self.ip_id.wrapping_add(1);
+                if !tun::encapsulate(&mut job.packet, job.ip.len, source, daddr, self.ip_id) {
+                    return Verdict::Drop(DropReason::NoBuffer);
+                }
+            }
+        }
+        send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
+    }
+
+    /// Sends a server's packet to the connection's client.
+    fn outbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
+        if job.ip.ttl <= 1 {
+            return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
+        }
+        let way = way_to_client(A::table(&mut self.tables).get_mut(id), &snapshot.fib, job.hash);
+        if let Err((error, reason)) = fit(job, &snapshot.fib, way, 0) {
+            return self.reject(snapshot, job, error, reason);
+        }
+        let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
+
+        self.track(snapshot, job, id, Side::Outbound);
+
+        let conn = A::table(&mut self.tables).get(id);
+        let new = conn.inbound().reversed();
+        let l3 = usize::from(job.ip.l3);
+        let frame = job.packet.data_mut();
+        A::decrement_ttl(&mut frame[l3..]);
+        nat::rewrite(frame, l3, job.ip.l4.into(), &new);
+        send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
+    }
+
+    /// Moves the connection's state machine, restarts its timeout and counts the packet.
+    fn track<A: Ip>(&mut self, snapshot: &Snapshot, job: &Job<Io::Packet, A>, id: ConnId, side: Side) {
+        let table = A::table(&mut self.tables);
+        let conn = table.get_mut(id);
+        let before = conn.state;
+        if conn.protocol == Protocol::TCP {
+            let direction = match side {
+                Side::Outbound => Direction::Out,
+                Side::Inbound if conn.mode.sees_replies() => Direction::In,
+                Side::Inbound => Direction::InOnly,
+            };
+            conn.state = tcp_next(before, direction, job.ip.flags);
+        }
+        let (after, server) = (conn.state, conn.server);
+        let timeout = match conn.has_own_timeout && matches!(after, State::Established | State::Udp) {
+            false => snapshot.settings.timeouts.get(after),
+            true => own_timeout(snapshot, conn),
+        };
+        table.set_timeout(id, timeout, self.now);
+
+        let counters = self.shared.workers[usize::from(self.id.0)].counters.server(server);
+        if before.is_active() != after.is_active() {
+            let (from, to) = match after.is_active() {
+                true => (&counters.inactive, &counters.active),
+                false => (&counters.active, &counters.inactive),
+            };
+            from.sub(1);
+            to.add(1);
+        }
+        let (packets, bytes) = match side {
+            Side::Inbound => (&counters.in_packets, &counters.in_bytes),
+            Side::Outbound => (&counters.out_packets, &counters.out_bytes),
+        };
+        packets.add(1);
+        bytes.add(job.ip.len.into());
+    }
+
+    /// Drops a packet and tells its sender why, rate permitting.
+    pub(crate) fn reject<A: Ip>(
+        &mut self,
+        snapshot: &Snapshot,
+        job: &Job<Io::Packet, A>,
+        error: IcmpError,
+        reason: DropReason,
+    ) -> Verdict {
+        icmp::originate(self, snapshot, job, error);
+        Verdict::Drop(reason)
+    }
+
+    fn carry_out<A: Ip>(&mut self, verdict: Verdict, job: Job<Io::Packet, A>) {
+        match verdict {
+            Verdict::Transmit(port) => match job.fragment_mtu {
+                None => self.transmit(port, job.packet),
+                Some(mtu) => self.transmit_fragments(port, job.packet, mtu),
+            },
+            Verdict::Punt => {
+                let resolves = job.ip.tuple.protocol == Protocol::ICMPV6;
+                self.punt(job.ingress, &job.packet, resolves);
+            }
+            Verdict::Steer(owner) => self.steer(owner, job.packet, job.ingress, job.tried),
+            Verdict::Wait => self.wait(job),
+            Verdict::Drop(reason) => self.count_drop(reason),
+        }
+    }
+
+    /// Hands a frame to the kernel. Address resolution has a rate of its own.
+    fn punt(&mut self, ingress: PortId, packet: &Io::Packet, resolves: bool) {
+        let limit = if resolves { &mut self.resolution_punt_limit } else { &mut self.punt_limit };
+        if !limit.allow(self.now) {
+            return self.count_drop(DropReason::PuntLimit);
+        }
+        let Some(mut frame) = self.shared.punt.take_empty() else {
+            return self.count_drop(DropReason::PuntFull);
+        };
+        if frame.fill(ingress, packet.data()) {
+            self.shared.punt.send(frame);
+            self.counters().punted.add(1);
+        } else {
+            self.shared.punt.recycle(frame);
+            self.count_drop(DropReason::Truncated);
+        }
+    }
+
+    fn steer(&mut self, owner: WorkerId, packet: Io::Packet, ingress: PortId, tried: u64) {
+        let tried = tried | 1 << self.id.0;
+        let pushed = match &mut self.links.outgoing[usize::from(owner.0)] {
+            Some(ring) => ring.push(Steered { packet, ingress, tried }).is_ok(),
+            None => false,
+        };
+        match pushed {
+            true => self.counters().steered.add(1),
+            false => self.count_drop(DropReason::SteerFull),
+        }
+    }
+
+    pub(crate) fn count_drop(&self, reason: DropReason) {
+        self.counters().drops[reason as usize].add(1);
+    }
+
+    pub(crate) fn counters(&self) -> &WorkerCounters {
+        &self.shared.workers[usize::from(self.id.0)].counters
+    }
+}
+
+impl<P, A> Job<P, A> {
+    fn new(packet: P, ip: IpPacket<A>, ingress: PortId, tried: u64) -> Self {
+        Self { packet, ip, ingress, tried, hash: 0, waits_for: None, fragment_mtu: None }
+    }
+}
+
+/// Where a packet goes next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// There is a route.
+    Hop(Hop),
+    /// There is none.
+    None,
+}
+
+/// A next hop, resolved or not, for a packet to `dst`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hop {
+    Ready(AdjacencyId),
+    Unresolved { port: PortId, next_hop: IpAddr, dst: IpAddr },
+}
+
+/// Resolves `dst` unless `cached` holds the answer, and keeps the answer there.
+fn way<A: Ip>(cached: &mut AdjacencyId, fib: &Fib, dst: A, flow: u64) -> Way {
+    if *cached == AdjacencyId::NONE {
+        match fib.resolve(dst, flow as u32) {
+            Resolution::Ready(adjacency) => *cached = adjacency,
+            Resolution::Unresolved { port, next_hop } => {
+                return Way::Hop(Hop::Unresolved { port, next_hop, dst: dst.into() });
+            }
+            Resolution::NoRoute => return Way::None,
+        }
+    }
+    Way::Hop(Hop::Ready(*cached))
+}
+
+pub(crate) fn way_to_server<A: Ip>(conn: &mut Conn<A>, fib: &Fib, flow: u64) -> Way {
+    conn.forget_stale_ways(fib.generation);
+    let daddr = conn.daddr;
+    way(&mut conn.to_server, fib, daddr, flow)
+}
+
+pub(crate) fn way_to_client<A: Ip>(conn: &mut Conn<A>, fib: &Fib, flow: u64) -> Way {
+    conn.forget_stale_ways(fib.generation);
+    let caddr = conn.caddr;
+    way(&mut conn.to_client, fib, caddr, flow)
+}
+
+/// Checks that the packet with `overhead` more bytes fits its way out; if it may be fragmented, notes that it must be.
+fn fit<P: PacketBuf, A: Ip>(
+    job: &mut Job<P, A>,
+    fib: &Fib,
+    way: Way,
+    overhead: u16,
+) -> Result<(), (IcmpError, DropReason)> {
+    let Way::Hop(Hop::Ready(adjacency)) = way else { return Ok(()) };
+    let mtu = fib.adjacency(adjacency).mtu;
+    if u32::from(job.ip.len) + u32::from(overhead) > u32::from(mtu) {
+        if !A::may_fragment(&job.packet.data()[job.ip.l3.into()..]) {
+            return Err((IcmpError::TooBig(mtu.saturating_sub(overhead)), DropReason::TooBig));
+        }
+        job.fragment_mtu = Some(mtu);
+    }
+    Ok(())
+}
+
+/// Completes the frame for its way out.
+pub(crate) fn send<P: PacketBuf>(
+    packet: &mut P,
+    fib: &Fib,
+    way: Way,
+    waits_for: &mut Option<(PortId, IpAddr, IpAddr)>,
+) -> Verdict {
+    match way {
+        Way::Hop(Hop::Ready(adjacency)) => {
+            let adjacency = fib.adjacency(adjacency);
+            address_frame(packet.data_mut(), &adjacency.dst_mac, &adjacency.src_mac);
+            Verdict::Transmit(adjacency.port)
+        }
+        Way::Hop(Hop::Unresolved { port, next_hop, dst }) => {
+            *waits_for = Some((port, next_hop, dst));
+            Verdict::Wait
+        }
+        Way::None => Verdict::Drop(DropReason::NoRoute),
+    }
+}
+
+/// Writes the addresses of an Ethernet header; the EtherType stays.
+#[inline(always)]
+pub(crate) fn address_frame(frame: &mut [u8], dst: &[u8; 6], src: &[u8; 6]) {
+    let header = &mut frame[..ethernet::HEADER_LEN];
+    header[0..6].copy_from_slice(dst);
+    header[6..12].copy_from_slice(src);
+}
+
+/// The timeout that the connection's service sets for established connections, or the director's if it no longer does.
+fn own_timeout<A: Ip>(snapshot: &Snapshot, conn: &Conn<A>) -> u32 {
+    let service = snapshot.services.find(conn.protocol, conn.vaddr, conn.vport);
+    service.and_then(|service| service.timeout).unwrap_or_else(|| snapshot.settings.timeouts.get(conn.state))
+}
+
+/// Takes an ended connection out of its server's counters.
+pub(crate) fn count_ended<A: Ip>(counters: &WorkerCounters, conn: &Conn<A>) {
+    let counters = counters.server(conn.server);
+    match conn.state.is_active() {
+        true => counters.active.sub(1),
+        false => counters.inactive.sub(1),
+    }
+}
+
+impl From<ParseError> for DropReason {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Truncated => DropReason::Truncated,
+            ParseError::BadIpVersion => DropReason::BadIpVersion,
+            ParseError::BadIpHeaderLength => DropReason::BadIpHeaderLength,
+            ParseError::BadIpLength => DropReason::BadIpLength,
+            ParseError::BadIpChecksum => DropReason::BadIpChecksum,
+            ParseError::ExtensionHeaders => DropReason::ExtensionHeaders,
+            ParseError::BadTcpHeader => DropReason::BadTcpHeader,
+            ParseError::BadUdpLength => DropReason::BadUdpLength,
+            ParseError::Martian => DropReason::Martian,
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! A worker: one thread, one poll loop.
+//!
+//! ```text
+//! loop {
+//!     snapshot in force → receive and process every port's burst → packets steered here → frames from the kernel
+//!     → waiting packets → expiry, bounded → commands of the control thread → flush
+//! }
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
+
+use crate::clock::Clock;
+use crate::conn::ConnRecord;
+use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
+use crate::pipeline::{Pipeline, count_ended};
+use crate::shared::{Command, Reply, Shared};
+use crate::snapshot::Snapshot;
+use crate::steer::{self, Links, Ownership, Rss};
+use crate::verdict::DropReason;
+use crate::{PortId, WorkerId};
+
+/// Places in the ring from one worker to another.
+const STEER_RING: usize = 1024;
+/// Connections looked at for expiry per turn and family.
+const EXPIRE_BUDGET: usize = 64;
+/// Bit of a dump's cursor that says "IPv6".
+const V6_CURSOR: u64 = 1 << 63;
+
+/// What a worker does when it finds no packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Idle {
+    /// Looks again at once: lowest latency, the core is always busy.
+    #[default]
+    Poll,
+    /// Gives the core to others, and sleeps shortly when nothing has come for a while: for shared cores.
+    Yield,
+}
+
+/// What all workers are built with.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Connections per family in each worker's tables.
+    pub connections: usize,
+    /// Random key of the connection hash; a client who knows it can choose collisions.
+    pub seed: [u64; 2],
+    /// What to do without packets.
+    pub idle: Idle,
+    /// The ports' RSS, or [`Rss::software`].
+    pub rss: Rss,
+}
+
+/// A worker with its queues and tables, ready to run on its own thread.
+pub struct Worker<Io: WorkerIo> {
+    pipeline: Pipeline<Io>,
+    snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    generation: u64,
+    clock: Clock,
+    idle: Idle,
+    idle_turns: u32,
+    burst: Burst<Io::Packet>,
+}
+
+/// Builds the workers, one for each element of `io`, and connects them. Allocates all that they will ever need.
+pub fn build<Io: WorkerIo>(io: Vec<Io>, shared: &Arc<Shared>, config: &WorkerConfig) -> Vec<Worker<Io>> {
+    let ownership = Ownership::new(&config.rss);
+    let links = steer::mesh(io.len(), STEER_RING);
+    let parts = io.into_iter().zip(links).enumerate();
+    parts.map(|(id, (io, links))| Worker::new(WorkerId(id as u16), io, links, &ownership, shared, config)).collect()
+}
+
+impl<Io: WorkerIo> Worker<Io> {
+    fn new(
+        id: WorkerId,
+        io: Io,
+        links: Links<Io::Packet>,
+        ownership: &Ownership,
+        shared: &Arc<Shared>,
+        config: &WorkerConfig,
+    ) -> Self {
+        let seed = [config.seed[0] ^ u64::from(id.0), config.seed[1]];
+        let shared = Arc::clone(shared);
+        Self {
+            snapshot: Cache::new(Arc::clone(&shared.snapshot)),
+            generation: 0,
+            pipeline: Pipeline::new(id, shared, io, links, ownership.clone(), config.connections, seed),
+            clock: Clock::start(),
+            idle: config.idle,
+            idle_turns: 0,
+            burst: Burst::new(),
+        }
+    }
+
+    /// The worker's queues.
+    pub fn io(&self) -> &Io {
+        &self.pipeline.io
+    }
+
+    /// Polls until the control thread says stop; sends what is queued before it returns.
+    pub fn run(mut self) {
+        while !self.pipeline.shared.is_stopping() {
+            let packets = self.turn();
+            if packets > 0 {
+                self.idle_turns = 0;
+            } else if self.idle == Idle::Yield {
+                self.rest();
+            }
+        }
+        self.turn();
+    }
+
+    /// One turn of the loop; returns how many packets it found.
+    pub fn turn(&mut self) -> usize {
+        let snapshot = self.snapshot.load();
+        let pipeline = &mut self.pipeline;
+        pipeline.now = self.clock.now();
+        if snapshot.generation != self.generation {
+            self.generation = snapshot.generation;
+            let counter = &pipeline.counters().snapshot_generation;
+            counter.add(snapshot.generation.wrapping_sub(counter.get()));
+        }
+
+        let mut packets = 0;
+        for port in 0..pipeline.shared.limits.ports {
+            packets += receive(pipeline, snapshot, PortId(port as u16), &mut self.burst);
+        }
+        packets += take_steered(pipeline, snapshot, &mut self.burst);
+        if pipeline.id == WorkerId(0) {
+            packets += inject(pipeline);
+        }
+        pipeline.retry_waiting(&snapshot.fib);
+        expire(pipeline);
+        obey(pipeline);
+        pipeline.flush();
+
+        let counters = pipeline.counters();
+        counters.polls.add(1);
+        if packets > 0 {
+            counters.busy_polls.add(1);
+        }
+        packets
+    }
+
+    /// Nothing to do: lets others have the core.
+    fn rest(&mut self) {
+        self.idle_turns = self.idle_turns.saturating_add(1);
+        match self.idle_turns {
+            0..64 => std::thread::yield_now(),
+            _ => std::thread::sleep(Duration::from_micros(50)),
+        }
+    }
+}
+
+fn receive<Io: WorkerIo>(
+    pipeline: &mut Pipeline<Io>,
+    snapshot: &Snapshot,
+    port: PortId,
+    burst: &mut Burst<Io::Packet>,
+) -> usize {
+    pipeline.io.receive(port, burst);
+    let packets = burst.len();
+    if packets > 0 {
+        let counters = &pipeline.counters().ports[usize::from(port.0)];
+        counters.rx_packets.add(packets as u64);
+        counters.rx_bytes.add(burst.iter().map(|p| p.data().len() as u64).sum());
+        pipeline.process(snapshot, port, 0, burst);
+    }
+    packets
+}
+
+/// Processes packets that other workers passed here. Those of one port and history go together.
+fn take_steered<Io: WorkerIo>(
+    pipeline: &mut Pipeline<Io>,
+    snapshot: &Snapshot,
+    burst: &mut Burst<Io::Packet>,
+) -> usize {
+    let mut packets = 0;
+    for from in 0..pipeline.links.incoming.len() {
+        let mut origin = None;
+        for _ in 0..BURST {
+            let Ok(steered) = pipeline.links.incoming[from].pop() else { break };
+            packets += 1;
+            let its_origin = (steered.ingress, steered.tried);
+            if let Some((ingress, tried)) = origin
+                && its_origin != (ingress, tried)
+            {
+                pipeline.process(snapshot, ingress, tried, burst);
+            }
+            origin = Some(its_origin);
+            burst.push(steered.packet);
+        }
+        if let Some((ingress, tried)) = origin {
+            pipeline.process(snapshot, ingress, tried, burst);
+        }
+    }
+    packets
+}
+
+/// Sends frames of the kernel.
+fn inject<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) -> usize {
+    let mut frames = 0;
+    while frames < BURST {
+        let Some(frame) = pipeline.shared.inject.receive() else { break };
+        frames += 1;
+        match copy_of(&mut pipeline.io, frame.data()) {
+            Some(packet) => pipeline.transmit(frame.port, packet),
+            None => pipeline.count_drop(DropReason::NoBuffer),
+        }
+        pipeline.shared.inject.recycle(frame);
+    }
+    frames
+}
+
+fn copy_of<Io: WorkerIo>(io: &mut Io, frame: &[u8]) -> Option<Io::Packet> {
+    let mut packet = io.allocate()?;
+    if !packet.append(frame.len()) {
+        return None;
+    }
+    packet.data_mut().copy_from_slice(frame);
+    Some(packet)
+}
+
+/// Ends connections whose time is up, a bounded number per turn.
+fn expire<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) {
+    let now = pipeline.now;
+    let counters = &pipeline.shared.workers[usize::from(pipeline.id.0)].counters;
+    pipeline.tables.v4.expire(now, EXPIRE_BUDGET, |conn| count_ended(counters, conn));
+    pipeline.tables.v6.expire(now, EXPIRE_BUDGET, |conn| count_ended(counters, conn));
+    let entries = (pipeline.tables.v4.len() + pipeline.tables.v6.len()) as u64;
+    counters.table_entries.add(entries.wrapping_sub(counters.table_entries.get()));
+}
+
+/// Answers one request of the control thread.
+fn obey<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) {
+    let me = &pipeline.shared.workers[usize::from(pipeline.id.0)];
+    if me.commands.is_empty() || me.replies.is_full() {
+        return;
+    }
+    match me.commands.pop() {
+        Some(Command::Dump { cursor, mut records }) => {
+            let next = dump(pipeline, cursor, &mut records);
+            let _ = me.replies.push(Reply::Dump { next, records });
+        }
+        None => {}
+    }
+}
+
+/// A slice of the tables, IPv4 first.
+fn dump<Io: WorkerIo>(pipeline: &Pipeline<Io>, cursor: u64, records: &mut Vec<ConnRecord>) -> Option<u64> {
+    let (tables, now) = (&pipeline.tables, pipeline.now);
+    if cursor & V6_CURSOR == 0 {
+        return Some(tables.v4.dump(cursor, records, now).unwrap_or(V6_CURSOR));
+    }
+    tables.v6.dump(cursor & !V6_CURSOR, records, now).map(|next| next | V6_CURSOR)
+}
