@@ -6,3 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod core;
+pub mod server;
+pub mod registry;
+pub mod stats;

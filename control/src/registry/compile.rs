@@ -1,0 +1,82 @@
+//! From the configuration's types to those of the packet path.
+
+use std::net::IpAddr;
+
+use dataplane::ServiceId as ServiceSlot;
+use dataplane::snapshot;
+use dpvs_api::{ForwardMode, Protocol, Scheduler, ServiceId, ServiceSettings, Timeouts};
+
+use super::Member;
+
+/// A service as workers see it; `servers` come in the order they were added.
+pub(super) fn service(
+    id: ServiceId,
+    slot: ServiceSlot,
+    version: u64,
+    settings: &ServiceSettings,
+    local_addresses: &[IpAddr],
+    servers: &[Member],
+) -> snapshot::Service {
+    let servers: Vec<snapshot::Server> = servers.iter().rev().map(server).collect();
+    let weights: Vec<u32> = servers.iter().map(|s| s.weight).collect();
+    snapshot::Service {
+        id: slot,
+        version,
+        key: snapshot::ServiceKey {
+            protocol: protocol(id.protocol),
+            vaddr: id.address.ip(),
+            vport: id.address.port(),
+        },
+        scheduler: sched::Scheduler::new(scheduler(settings.scheduler), &weights),
+        servers,
+        local_addresses: local_addresses.to_vec(),
+        local_ports: (settings.local_ports.first, settings.local_ports.last),
+        timeout: settings.timeout,
+    }
+}
+
+fn server(member: &Member) -> snapshot::Server {
+    let server = &member.server;
+    snapshot::Server {
+        id: member.slot,
+        addr: server.address.ip(),
+        port: server.address.port(),
+        mode: mode(server.mode),
+        weight: server.weight,
+        upper_threshold: server.upper_threshold,
+        lower_threshold: server.lower_threshold,
+    }
+}
+
+fn protocol(protocol: Protocol) -> proto::Protocol {
+    match protocol {
+        Protocol::Tcp => proto::Protocol::TCP,
+        Protocol::Udp => proto::Protocol::UDP,
+    }
+}
+
+fn scheduler(scheduler: Scheduler) -> sched::Kind {
+    match scheduler {
+        Scheduler::Rr => sched::Kind::Rr,
+        Scheduler::Wrr => sched::Kind::Wrr,
+        Scheduler::Wlc => sched::Kind::Wlc,
+    }
+}
+
+fn mode(mode: ForwardMode) -> snapshot::ForwardMode {
+    match mode {
+        ForwardMode::Nat => snapshot::ForwardMode::Nat,
+        ForwardMode::Fullnat => snapshot::ForwardMode::FullNat,
+        ForwardMode::Dr => snapshot::ForwardMode::DirectRouting,
+        ForwardMode::Tun => snapshot::ForwardMode::Tunnel,
+    }
+}
+
+/// The director-wide timeouts as the packet path has them: those that cannot be set keep IPVS's values.
+pub fn timeouts(timeouts: Timeouts) -> proto::state::Timeouts {
+    let mut compiled = proto::state::Timeouts::default();
+    compiled.set_tcp(timeouts.tcp);
+    compiled.set_fin(timeouts.tcp_fin);
+    compiled.set_udp(timeouts.udp);
+    compiled
+}

@@ -1,0 +1,244 @@
+//! A batch of operations worked out on copies of the services it touches: it is committed whole or dropped.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane::ServerId as ServerSlot;
+use dpvs_api::{
+    ApiError, ErrorKind, Operation, Protocol, Server, Service, ServiceId, ServiceSettings, Timeouts,
+};
+
+use super::Registry;
+use super::validate::{self, Problem};
+
+/// What a batch leads to.
+#[derive(Debug)]
+pub struct Draft {
+    /// Touched services; `None`: removed.
+    pub(super) services: BTreeMap<ServiceId, Option<ServiceDraft>>,
+    /// True when services that existed before are removed unless `services` says otherwise.
+    pub(super) cleared: bool,
+    pub(super) timeouts: Timeouts,
+    /// True when the statistics of untouched services are set to zero as well.
+    pub(super) zero_all: bool,
+    local_addresses: Vec<NewLocalAddress>,
+}
+
+/// A local address that a batch brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewLocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Mirror interface that the operation asked for.
+    pub interface: Option<String>,
+    /// Where in the request it stands.
+    pub path: String,
+}
+
+/// A service as it is to be.
+#[derive(Debug)]
+pub(super) struct ServiceDraft {
+    /// The service exists already and goes on; otherwise it begins anew, counters included.
+    pub existing: bool,
+    pub settings: ServiceSettings,
+    pub local_addresses: Vec<IpAddr>,
+    /// In the order they were added.
+    pub servers: Vec<ServerDraft>,
+    pub zero: bool,
+    /// Index of the operation that added it.
+    pub operation: usize,
+}
+
+/// A server as it is to be.
+#[derive(Debug)]
+pub(super) struct ServerDraft {
+    pub server: Server,
+    /// Its slot, if it was there before the batch and stayed.
+    pub slot: Option<ServerSlot>,
+    /// Index of the operation that added it.
+    pub operation: usize,
+}
+
+impl Draft {
+    /// Local addresses that the batch brings, in order; those of services it removes again included.
+    pub fn local_addresses(&self) -> &[NewLocalAddress] {
+        &self.local_addresses
+    }
+}
+
+/// Applies operations to a draft of `registry`.
+pub(super) struct Drafter<'a> {
+    registry: &'a Registry,
+    draft: Draft,
+}
+
+impl<'a> Drafter<'a> {
+    pub fn new(registry: &'a Registry) -> Self {
+        let draft = Draft {
+            services: BTreeMap::new(),
+            cleared: false,
+            timeouts: registry.timeouts,
+            zero_all: false,
+            local_addresses: Vec::new(),
+        };
+        Self { registry, draft }
+    }
+
+    /// Works out all operations in order, or says which one is wrong and why.
+    pub fn run(mut self, operations: &[Operation]) -> Result<Draft, ApiError> {
+        for (index, operation) in operations.iter().enumerate() {
+            self.step(index, operation).map_err(|p| p.within(format!("[{index}]")).into_error())?;
+        }
+        Ok(self.draft)
+    }
+
+    fn step(&mut self, index: usize, operation: &Operation) -> Result<(), Problem> {
+        match operation {
+            Operation::AddService { service } => self.add_service(index, service),
+            Operation::EditService { protocol, address, settings } => {
+                let (id, service) = self.existing(*protocol, *address)?;
+                validate::settings(id, settings).map_err(|p| p.within("settings"))?;
+                service.settings = settings.clone();
+                Ok(())
+            }
+            Operation::DeleteService { protocol, address } => {
+                let (id, _) = self.existing(*protocol, *address)?;
+                self.draft.services.insert(id, None);
+                Ok(())
+            }
+            Operation::Clear => {
+                self.draft.services.clear();
+                self.draft.cleared = true;
+                Ok(())
+            }
+            Operation::AddServer { protocol, address, server } => {
+                let (id, service) = self.existing(*protocol, *address)?;
+                validate::server(id, server).map_err(|p| p.within("server"))?;
+                if service.servers.iter().any(|s| s.server.address == server.address) {
+                    let message = format!("server {} exists already in service {id}; edit it instead", server.address);
+                    return Err(Problem::new(ErrorKind::Exists, "server.address", message));
+                }
+                service.servers.push(ServerDraft { server: server.clone(), slot: None, operation: index });
+                Ok(())
+            }
+            Operation::EditServer { protocol, address, server } => {
+                let (id, service) = self.existing(*protocol, *address)?;
+                let position = find(id, service, server.address).map_err(|p| p.within("server.address"))?;
+                validate::server(id, server).map_err(|p| p.within("server"))?;
+                service.servers[position].server = server.clone();
+                Ok(())
+            }
+            Operation::DeleteServer { protocol, address, server } => {
+                let (id, service) = self.existing(*protocol, *address)?;
+                let position = find(id, service, *server).map_err(|p| p.within("server"))?;
+                service.servers.remove(position);
+                Ok(())
+            }
+            Operation::AddLocalAddress { protocol, address, local_address, interface } => {
+                let (id, service) = self.existing(*protocol, *address)?;
+                validate::local_address(id, *local_address).map_err(|p| p.within("local_address"))?;
+                if service.local_addresses.contains(local_address) {
+                    let message = format!("local address {local_address} exists already in service {id}");
+                    return Err(Problem::new(ErrorKind::Exists, "local_address", message));
+                }
+                service.local_addresses.push(*local_address);
+                let path = format!("[{index}].local_address");
+                let interface = interface.clone();
+                self.draft.local_addresses.push(NewLocalAddress { address: *local_address, interface, path });
+                Ok(())
+            }
+            Operation::DeleteLocalAddress { protocol, address, local_address } => {
+                let (id, service) = self.existing(*protocol, *address)?;
+                let Some(position) = service.local_addresses.iter().position(|a| a == local_address) else {
+                    let message =
+                        format!("local address {local_address} does not exist in service {id}; list the service to see its own");
+                    return Err(Problem::new(ErrorKind::NotFound, "local_address", message));
+                };
+                service.local_addresses.remove(position);
+                Ok(())
+            }
+            Operation::Zero { service: None } => {
+                self.draft.zero_all = true;
+                self.draft.services.values_mut().flatten().for_each(|s| s.zero = true);
+                Ok(())
+            }
+            Operation::Zero { service: Some((protocol, address)) } => {
+                let (_, service) = self.existing(*protocol, *address).map_err(|p| p.at("service"))?;
+                service.zero = true;
+                Ok(())
+            }
+            Operation::SetTimeouts { timeouts } => {
+                validate::timeouts(timeouts).map_err(|p| p.within("timeouts"))?;
+                let set = |value: &mut u32, new: u32| *value = if new == 0 { *value } else { new };
+                set(&mut self.draft.timeouts.tcp, timeouts.tcp);
+                set(&mut self.draft.timeouts.tcp_fin, timeouts.tcp_fin);
+                set(&mut self.draft.timeouts.udp, timeouts.udp);
+                Ok(())
+            }
+        }
+    }
+
+    fn add_service(&mut self, index: usize, service: &Service) -> Result<(), Problem> {
+        let id = service.id();
+        validate::service(service).map_err(|p| p.within("service"))?;
+        if self.existing(id.protocol, id.address).is_ok() {
+            let message = format!("service {id} exists already; edit it instead");
+            return Err(Problem::new(ErrorKind::Exists, "service.address", message));
+        }
+        for (position, address) in service.local_addresses.iter().enumerate() {
+            let path = format!("[{index}].service.local_addresses[{position}]");
+            self.draft.local_addresses.push(NewLocalAddress { address: *address, interface: None, path });
+        }
+        let server = |server: &Server| ServerDraft { server: server.clone(), slot: None, operation: index };
+        let draft = ServiceDraft {
+            existing: false,
+            settings: validate::settings_of(service),
+            local_addresses: service.local_addresses.clone(),
+            servers: service.servers.iter().map(server).collect(),
+            zero: false,
+            operation: index,
+        };
+        self.draft.services.insert(id, Some(draft));
+        Ok(())
+    }
+
+    /// The draft of a service that exists at this point of the batch.
+    fn existing(&mut self, protocol: Protocol, address: SocketAddr) -> Result<(ServiceId, &mut ServiceDraft), Problem> {
+        let id = ServiceId { protocol, address };
+        let missing = || {
+            let message = format!("service {id} does not exist; add it first");
+            Problem::new(ErrorKind::NotFound, "address", message)
+        };
+        let draft = match self.draft.services.entry(id) {
+            MapEntry::Occupied(entry) => entry.into_mut(),
+            MapEntry::Vacant(_) if self.draft.cleared => return Err(missing()),
+            MapEntry::Vacant(entry) => {
+                let service = self.registry.services.get(&id).ok_or_else(missing)?;
+                let member = |m: &super::Member| ServerDraft {
+                    server: m.server.clone(),
+                    slot: Some(m.slot),
+                    operation: usize::MAX,
+                };
+                entry.insert(Some(ServiceDraft {
+                    existing: true,
+                    settings: service.settings.clone(),
+                    local_addresses: service.local_addresses.clone(),
+                    servers: service.servers.iter().map(member).collect(),
+                    zero: self.draft.zero_all,
+                    operation: usize::MAX,
+                }))
+            }
+        };
+        match draft {
+            Some(draft) => Ok((id, draft)),
+            None => Err(missing()),
+        }
+    }
+}
+
+fn find(id: ServiceId, service: &ServiceDraft, address: SocketAddr) -> Result<usize, Problem> {
+    service.servers.iter().position(|s| s.server.address == address).ok_or_else(|| {
+        Problem::new(ErrorKind::NotFound, "", format!("server {address} does not exist in service {id}; add it first"))
+    })
+}

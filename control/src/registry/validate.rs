@@ -1,0 +1,208 @@
+//! What the director accepts: ranges, addresses and combinations. Each check says which field is wrong.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dpvs_api::{ApiError, ErrorKind, ForwardMode, LocalPorts, Server, Service, ServiceId, ServiceSettings, Timeouts};
+
+/// Longest timeout in seconds: 31 days, as in ipvsadm.
+pub const MAX_TIMEOUT: u32 = 31 * 86_400;
+
+/// Largest weight of a server, as in IPVS's documentation.
+pub const MAX_WEIGHT: u32 = 65_535;
+
+/// What is wrong with a field; the path is relative to the thing that was checked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    kind: ErrorKind,
+    message: String,
+    path: String,
+}
+
+impl Problem {
+    pub fn new(kind: ErrorKind, path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), path: path.into() }
+    }
+
+    fn invalid(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, path, message)
+    }
+
+    /// The same problem seen from the thing that holds the one checked, under the name `holder`.
+    pub fn within(mut self, holder: impl Into<String>) -> Self {
+        let holder = holder.into();
+        self.path = match self.path.as_str() {
+            "" => holder,
+            path if path.starts_with('[') => format!("{holder}{path}"),
+            path => format!("{holder}.{path}"),
+        };
+        self
+    }
+
+    /// The same problem in another field.
+    pub fn at(self, path: impl Into<String>) -> Self {
+        Self { path: path.into(), ..self }
+    }
+
+    pub fn into_error(self) -> ApiError {
+        ApiError { kind: self.kind, message: self.message, path: Some(self.path) }
+    }
+}
+
+type Check = Result<(), Problem>;
+
+/// A service that is to be added, with all it brings.
+pub(super) fn service(service: &Service) -> Check {
+    let id = service.id();
+    service_id(id).map_err(|p| p.within("address"))?;
+    settings(id, &settings_of(service))?;
+    for (index, address) in service.local_addresses.iter().enumerate() {
+        let here = || format!("local_addresses[{index}]");
+        local_address(id, *address).map_err(|p| p.within(here()))?;
+        if service.local_addresses[..index].contains(address) {
+            return Err(Problem::new(ErrorKind::Exists, here(), twice("local address", address, id)));
+        }
+    }
+    for (index, member) in service.servers.iter().enumerate() {
+        let here = || format!("servers[{index}]");
+        server(id, member).map_err(|p| p.within(here()))?;
+    }
+    // A service can have thousands of servers: sort instead of comparing each with each.
+    let mut order: Vec<usize> = (0..service.servers.len()).collect();
+    order.sort_by_key(|&i| (service.servers[i].address, i));
+    for pair in order.windows(2) {
+        let address = service.servers[pair[1]].address;
+        if service.servers[pair[0]].address == address {
+            let path = format!("servers[{}].address", pair[1]);
+            return Err(Problem::new(ErrorKind::Exists, path, twice("server", address, id)));
+        }
+    }
+    Ok(())
+}
+
+fn twice(what: &str, value: impl std::fmt::Display, id: ServiceId) -> String {
+    format!("{what} {value} stands twice in service {id}; remove one")
+}
+
+/// The part of a service that `EditService` replaces.
+pub(super) fn settings_of(service: &Service) -> ServiceSettings {
+    ServiceSettings { scheduler: service.scheduler, timeout: service.timeout, local_ports: service.local_ports }
+}
+
+fn service_id(id: ServiceId) -> Check {
+    let fail = |message: String| Err(Problem::invalid("", message));
+    unicast(id.address.ip(), "virtual address").or_else(fail)?;
+    without_zone(id.address).or_else(fail)?;
+    if id.address.port() == 0 {
+        return fail(format!(
+            "service {id} stands for every port, which needs persistence and is not supported yet; name a port from 1 to 65535"
+        ));
+    }
+    Ok(())
+}
+
+/// New settings of a service.
+pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
+    let ServiceSettings { scheduler: _, timeout: of_service, local_ports: LocalPorts { first, last } } = *settings;
+    if let Some(seconds) = of_service {
+        timeout(seconds).map_err(|message| Problem::invalid("timeout", format!("service {id}: {message}")))?;
+    }
+    if first == 0 || first > last {
+        let message = format!("local ports {first} to {last} of service {id} are no range; need 1 <= first <= last");
+        return Err(Problem::invalid("local_ports", message));
+    }
+    Ok(())
+}
+
+/// A server that is to be added or edited.
+pub(super) fn server(id: ServiceId, server: &Server) -> Check {
+    let Server { address, mode, weight, upper_threshold: upper, lower_threshold: lower } = *server;
+    let fail = |path: &str, message: String| Err(Problem::invalid(path, message));
+    unicast(address.ip(), "server address").or_else(|m| fail("address", m))?;
+    without_zone(address).or_else(|m| fail("address", m))?;
+    if address.is_ipv4() != id.address.is_ipv4() {
+        let message = format!("server {address} and service {id} are of different address families; not supported yet");
+        return fail("address", message);
+    }
+    if address.ip() == id.address.ip() {
+        let message = format!(
+            "server {address} has the virtual address of service {id}; give the server's own address: \
+             services that run on the director itself are not supported"
+        );
+        return fail("address", message);
+    }
+    if address.port() == 0 {
+        return fail("address", format!("server {address} has no port; name one from 1 to 65535"));
+    }
+    if matches!(mode, ForwardMode::Dr | ForwardMode::Tun) && address.port() != id.address.port() {
+        let name = if mode == ForwardMode::Dr { "dr" } else { "tun" };
+        let port = id.address.port();
+        let message = format!(
+            "server {address} has another port than service {id}, but mode {name} cannot change ports; \
+             use port {port}, or mode nat or fullnat"
+        );
+        return fail("address", message);
+    }
+    if weight > MAX_WEIGHT {
+        return fail("weight", format!("weight {weight} of server {address} is too large; give 0 to {MAX_WEIGHT}"));
+    }
+    if lower > upper {
+        let message = format!(
+            "lower threshold {lower} of server {address} exceeds its upper threshold {upper}; \
+             lower it, or raise upper_threshold"
+        );
+        return fail("lower_threshold", message);
+    }
+    Ok(())
+}
+
+/// A source address for FULLNAT.
+pub(super) fn local_address(id: ServiceId, address: IpAddr) -> Check {
+    unicast(address, "local address").map_err(|m| Problem::invalid("", m))?;
+    if address.is_ipv4() != id.address.is_ipv4() {
+        let message =
+            format!("local address {address} and service {id} are of different address families; not supported yet");
+        return Err(Problem::invalid("", message));
+    }
+    Ok(())
+}
+
+/// New director-wide timeouts; 0 leaves a value as it is.
+pub(super) fn timeouts(timeouts: &Timeouts) -> Check {
+    let Timeouts { tcp, tcp_fin, udp } = *timeouts;
+    for (name, seconds) in [("tcp", tcp), ("tcp_fin", tcp_fin), ("udp", udp)] {
+        if seconds != 0 {
+            timeout(seconds).map_err(|message| Problem::invalid(name, message))?;
+        }
+    }
+    Ok(())
+}
+
+fn timeout(seconds: u32) -> Result<(), String> {
+    if (1..=MAX_TIMEOUT).contains(&seconds) {
+        return Ok(());
+    }
+    Err(format!("a timeout of {seconds} seconds is out of range; give 1 to {MAX_TIMEOUT} (31 days)"))
+}
+
+/// Refuses addresses that no single host on the network can have.
+fn unicast(address: IpAddr, what: &str) -> Result<(), String> {
+    let kind = match address {
+        _ if address.is_unspecified() => "unspecified",
+        _ if address.is_multicast() => "multicast",
+        _ if address.is_loopback() => "loopback",
+        IpAddr::V4(v4) if v4.is_broadcast() => "broadcast",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "IPv4-mapped",
+        _ => return Ok(()),
+    };
+    let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u', 'I']) { "an" } else { "a" };
+    Err(format!("{what} {address} is {article} {kind} address; give a unicast address"))
+}
+
+fn without_zone(address: SocketAddr) -> Result<(), String> {
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 || v6.flowinfo() != 0 => {
+            Err(format!("address {address} has a zone, which is not supported; leave out the part after %"))
+        }
+        _ => Ok(()),
+    }
+}
