@@ -9,17 +9,22 @@
 //! * [`Address`], [`Tuple`]: the one definition of an address family and of a flow's five-tuple.
 #![forbid(unsafe_code)]
 
+pub mod arp;
 pub mod checksum;
 pub mod ethernet;
+pub mod icmp;
+pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod parse;
 pub mod state;
 pub mod tcp;
+pub mod toeplitz;
 pub mod udp;
 
 mod addr;
 mod bytes;
+mod quoted;
 mod tuple;
 
 pub use addr::{Address, Family};

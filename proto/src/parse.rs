@@ -236,11 +236,11 @@ fn is_martian_ipv6(src: Ipv6Addr, dst: Ipv6Addr) -> bool {
 }
 
 /// The headers between IPv6's and the transport's.
-struct Chain {
-    protocol: Protocol,
+pub(crate) struct Chain {
+    pub(crate) protocol: Protocol,
     /// Offset behind the last of them, from the start of the IPv6 header.
-    end: usize,
-    fragment: Fragment,
+    pub(crate) end: usize,
+    pub(crate) fragment: Fragment,
 }
 
 /// Headers that the parser steps over. AH and ESP are not among them: to a load balancer they are transport protocols
@@ -253,7 +253,7 @@ const fn is_extension(next_header: u8) -> bool {
 impl Chain {
     /// Follows the extension headers of `packet`, the first of which is `next_header` (RFC 8200 section 4).
     #[cold] // Few packets have any.
-    fn follow(packet: &[u8], mut next_header: u8) -> Result<Chain, ParseError> {
+    pub(crate) fn follow(packet: &[u8], mut next_header: u8) -> Result<Chain, ParseError> {
         let mut end = ipv6::HEADER_LEN;
         let mut fragment = None;
         let mut position = 0;
