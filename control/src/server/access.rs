@@ -1,0 +1,66 @@
+//! Who may use the API.
+//!
+//! The socket's mode keeps others out already; this check holds even if somebody widens it. It asks the kernel who
+//! connected (`SO_PEERCRED`, unix(7)), which a peer cannot forge.
+
+use dpvs_api::{ApiError, ErrorKind};
+use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
+use tokio::net::UnixStream;
+
+/// Allows root, the daemon's own user, and members of the socket's group.
+pub(super) async fn check(stream: &UnixStream, group: u32) -> Result<(), ApiError> {
+    let peer = stream.peer_cred().map_err(|error| forbidden(format!("cannot tell who connects: {error}")))?;
+    if allowed(peer.uid(), peer.gid(), geteuid().as_raw(), group) {
+        return Ok(());
+    }
+    // Reading the user database can block (LDAP), so it stays off this thread.
+    let uid = peer.uid();
+    let member = tokio::task::spawn_blocking(move || is_member(Uid::from_raw(uid), Gid::from_raw(group)));
+    if member.await.unwrap_or(false) {
+        return Ok(());
+    }
+    Err(forbidden(format!(
+        "user id {uid} may not control dpvsd: use root, the daemon's user, or a member of the socket's group (id {group})"
+    )))
+}
+
+/// What can be told from ids alone.
+fn allowed(uid: u32, gid: u32, own: u32, group: u32) -> bool {
+    uid == 0 || uid == own || gid == group
+}
+
+/// Whether the user database counts the user among the group's members.
+fn is_member(uid: Uid, group: Gid) -> bool {
+    let Ok(Some(user)) = User::from_uid(uid) else { return false };
+    let Ok(name) = std::ffi::CString::new(user.name) else { return false };
+    getgrouplist(&name, user.gid).is_ok_and(|groups| groups.contains(&group))
+}
+
+fn forbidden(message: String) -> ApiError {
+    ApiError { kind: ErrorKind::Forbidden, message, path: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_decide() {
+        for (uid, gid, own, group, expected) in [
+            (0, 0, 500, 600, true),
+            (500, 1, 500, 600, true),
+            (7, 600, 500, 600, true),
+            (7, 0, 500, 600, false),
+            (7, 7, 0, 0, false),
+        ] {
+            assert_eq!(allowed(uid, gid, own, group), expected, "uid {uid} gid {gid} own {own} group {group}");
+        }
+    }
+
+    #[test]
+    fn members_come_from_the_user_database() {
+        assert!(is_member(Uid::from_raw(0), Gid::from_raw(0)));
+        assert!(!is_member(Uid::from_raw(0), Gid::from_raw(4_000_000_000)));
+        assert!(!is_member(Uid::from_raw(4_000_000_000), Gid::from_raw(0)));
+    }
+}

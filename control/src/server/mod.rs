@@ -1,0 +1,191 @@
+//! The HTTP/JSON API on a Unix socket.
+//!
+//! `curl --unix-socket /run/dpvs/dpvsd.sock http://dpvsd/v1/services` works, and so do `dpvs-ctl` and `ipvsadm`, which
+//! use nothing else. A peer can neither stall the daemon nor make it grow: connections, their lifetime, header time,
+//! body size and body time are bounded, and a peer that is slow delays only itself.
+
+mod access;
+mod input;
+mod routes;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use dpvs_api::{ApiError, ErrorKind};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+pub use self::socket::{BindError, Socket};
+use crate::core::CoreHandle;
+
+/// What a peer may use. The defaults suit a daemon; tests shorten them.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; further ones wait in the socket's backlog.
+    pub connections: usize,
+    /// Bytes of a request body. 16 MiB hold a batch of some 100 000 operations.
+    pub body: usize,
+    /// Time for the header of a request, counted from the end of the request before.
+    pub header_time: Duration,
+    /// Time for the body of a request, and then again for the daemon's work on it.
+    pub request_time: Duration,
+    /// Time a connection lasts; a peer that does not read its answers is cut off then.
+    pub lifetime: Duration,
+    /// Time that running requests get when the daemon stops.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            body: 16 << 20,
+            header_time: Duration::from_secs(10),
+            request_time: Duration::from_secs(10),
+            lifetime: Duration::from_secs(120),
+            drain: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Serves the API until `shutdown` is ready, then lets running requests finish for [`Limits::drain`].
+pub async fn serve(socket: Socket, core: CoreHandle, shutdown: impl Future<Output = ()>) {
+    serve_within(Limits::default(), socket, core, shutdown).await;
+}
+
+/// [`serve`] with limits of the caller's choice.
+pub async fn serve_within(limits: Limits, socket: Socket, core: CoreHandle, shutdown: impl Future<Output = ()>) {
+    let router = routes::router(core, limits);
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let (stop, stopping) = watch::channel(());
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        // The permit comes first: without one, the peer stays in the backlog and costs nothing here.
+        let accepted = async {
+            let permit = Arc::clone(&slots).acquire_owned().await;
+            (permit, socket.accept().await)
+        };
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            (permit, accepted) = accepted => match accepted {
+                Ok(stream) => {
+                    let (router, gid, stopping) = (router.clone(), socket.gid(), stopping.clone());
+                    connections.spawn(async move {
+                        let _permit = permit;
+                        serve_connection(limits, router, stream, gid, stopping).await;
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, say: wait rather than spin on it.
+                    tracing::warn!("API: cannot accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(stop);
+    let finished = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(limits.drain, finished).await;
+}
+
+/// Answers the requests of one peer until it leaves, its time is up, or `stopping` closes.
+async fn serve_connection(
+    limits: Limits,
+    router: Router,
+    stream: UnixStream,
+    gid: u32,
+    mut stopping: watch::Receiver<()>,
+) {
+    let refused = access::check(&stream, gid).await.err();
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (router, refused) = (router.clone(), refused.clone());
+        async move {
+            Ok::<_, Infallible>(match refused {
+                Some(error) => reply_error(&error),
+                None => answer(router, request.map(Body::new)).await,
+            })
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_time)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = async {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            _ = stopping.changed() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    };
+    // A peer that breaks off or sends garbage is its own problem; hyper has answered 400 where it could.
+    match tokio::time::timeout(limits.lifetime, ended).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("API: connection ended: {error}"),
+        Err(_) => tracing::debug!("API: connection cut off after {:?}", limits.lifetime),
+    }
+}
+
+/// The router's answer, with the few errors that axum words itself (a path that is not UTF-8, say) made JSON.
+async fn answer(router: Router, request: Request) -> Response {
+    let response = match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json");
+    if !response.status().is_client_error() || is_json {
+        return response;
+    }
+    let status = response.status();
+    let text = axum::body::to_bytes(response.into_body(), 1024).await.unwrap_or_default();
+    let message = String::from_utf8_lossy(&text).into_owned();
+    reply(status, &ApiError { kind: ErrorKind::Invalid, message, path: None })
+}
+
+/// The status that goes with a kind of error.
+fn status_of(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Exists | ErrorKind::Full => StatusCode::CONFLICT,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn reply_error(error: &ApiError) -> Response {
+    reply(status_of(error.kind), error)
+}
+
+/// A JSON answer that ends with a newline, so that `curl` leaves the shell's prompt alone.
+fn reply(status: StatusCode, value: &impl serde::Serialize) -> Response {
+    let (status, mut body) = match serde_json::to_vec(value) {
+        Ok(body) => (status, body),
+        // No type of the API fails to serialize (string keys only); if one ever does, say so rather than panic.
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("{{\"kind\":\"internal\",\"message\":\"{error}\"}}").into_bytes(),
+        ),
+    };
+    body.push(b'\n');
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    (status, headers, body).into_response()
+}
