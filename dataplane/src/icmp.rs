@@ -36,10 +36,10 @@ impl IcmpError {
     fn header<A: Ip>(self) -> (u8, u8, u32) {
         match (A::FAMILY, self) {
             (Family::V4, IcmpError::TimeExceeded) => (icmp::TIME_EXCEEDED, 0, 0),
-            (Family::V4, IcmpError::PortUnreachable) => (icmp::DEST_UNREACHABLE, icmp::PORT_UNREACHABLE, 0),
-            (Family::V4, IcmpError::TooBig(mtu)) => (icmp::DEST_UNREACHABLE, icmp::FRAG_NEEDED, mtu.into()),
+            (Family::V4, IcmpError::PortUnreachable) => (icmp::DESTINATION_UNREACHABLE, icmp::PORT_UNREACHABLE, 0),
+            (Family::V4, IcmpError::TooBig(mtu)) => (icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu.into()),
             (Family::V6, IcmpError::TimeExceeded) => (icmpv6::TIME_EXCEEDED, 0, 0),
-            (Family::V6, IcmpError::PortUnreachable) => (icmpv6::DEST_UNREACHABLE, icmpv6::PORT_UNREACHABLE, 0),
+            (Family::V6, IcmpError::PortUnreachable) => (icmpv6::DESTINATION_UNREACHABLE, icmpv6::PORT_UNREACHABLE, 0),
             (Family::V6, IcmpError::TooBig(mtu)) => (icmpv6::PACKET_TOO_BIG, 0, mtu.into()),
         }
     }
@@ -224,7 +224,7 @@ fn relay_from_tunnel<Io: WorkerIo, A: Ip>(
     let overhead = A::HEADER_LEN as u32;
     // The tunnel's header takes its part of the MTU; a report of 0 (RFC 1191 section 4) says nothing to correct.
     let rest = match A::FAMILY {
-        Family::V4 if (kind, code) == (icmp::DEST_UNREACHABLE, icmp::FRAG_NEEDED) => {
+        Family::V4 if (kind, code) == (icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
             (rest & 0xffff).saturating_sub(overhead)
         }
         Family::V6 if kind == icmpv6::PACKET_TOO_BIG => rest.saturating_sub(overhead),
