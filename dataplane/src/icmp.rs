@@ -4,6 +4,7 @@
 //! kernel's.
 
 use proto::checksum::Sum;
+use proto::icmp::ErrorFields;
 use proto::parse::Fragment;
 use proto::{Family, Protocol, Tuple, ethernet, icmp, icmpv6, tcp, udp};
 
@@ -15,10 +16,6 @@ use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline, address_frame, send, way_to_client, way_to_server};
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::verdict::{DropReason, Verdict};
-
-/// Type, code, checksum and the four bytes that depend on the type.
-const ICMP_HEADER_LEN: usize = 8;
-const CHECKSUM: usize = 2;
 
 /// Errors that the director originates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,16 +29,18 @@ pub enum IcmpError {
 }
 
 impl IcmpError {
-    /// Type, code and the rest of the header.
-    fn header<A: Ip>(self) -> (u8, u8, u32) {
-        match (A::FAMILY, self) {
-            (Family::V4, IcmpError::TimeExceeded) => (icmp::TIME_EXCEEDED, 0, 0),
+    fn fields<A: Ip>(self) -> ErrorFields {
+        let (message_type, code, rest) = match (A::FAMILY, self) {
+            (Family::V4, IcmpError::TimeExceeded) => (icmp::TIME_EXCEEDED, icmp::TTL_EXCEEDED, 0),
             (Family::V4, IcmpError::PortUnreachable) => (icmp::DESTINATION_UNREACHABLE, icmp::PORT_UNREACHABLE, 0),
-            (Family::V4, IcmpError::TooBig(mtu)) => (icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu.into()),
-            (Family::V6, IcmpError::TimeExceeded) => (icmpv6::TIME_EXCEEDED, 0, 0),
+            (Family::V4, IcmpError::TooBig(mtu)) => {
+                (icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu.into())
+            }
+            (Family::V6, IcmpError::TimeExceeded) => (icmpv6::TIME_EXCEEDED, icmpv6::HOP_LIMIT_EXCEEDED, 0),
             (Family::V6, IcmpError::PortUnreachable) => (icmpv6::DESTINATION_UNREACHABLE, icmpv6::PORT_UNREACHABLE, 0),
             (Family::V6, IcmpError::TooBig(mtu)) => (icmpv6::PACKET_TOO_BIG, 0, mtu.into()),
-        }
+        };
+        ErrorFields { message_type, code, rest }
     }
 }
 
@@ -70,14 +69,15 @@ pub(crate) fn receive<Io: WorkerIo, A: Ip>(
     let l4 = usize::from(job.ip.l4);
     let packet = &job.packet.data()[..end];
     let is_error = match (A::FAMILY, packet.get(l4)) {
-        (Family::V4, Some(&kind)) => icmp::is_error(kind),
+        // A redirect is for the host that routes: the kernel.
+        (Family::V4, Some(&kind)) => icmp::is_error(kind) && kind != icmp::REDIRECT,
         (Family::V6, Some(&kind)) => icmpv6::is_error(kind),
         (_, None) => false,
     };
     if !is_error {
         return Verdict::Punt;
     }
-    let Some(outer) = quote::<A>(packet, l4 + ICMP_HEADER_LEN) else { return Verdict::Punt };
+    let Some(outer) = quote::<A>(packet, l4 + icmp::HEADER_LEN) else { return Verdict::Punt };
     // The quoted packet went the other way, except that of a tunnel, whose inner packet came from the client.
     let (tuple, tunnelled) = match outer.tuple.protocol {
         Protocol::TCP | Protocol::UDP => (outer.tuple.reversed(), None),
@@ -202,9 +202,9 @@ fn rewrite_outer<A: Ip>(frame: &mut [u8], l3: usize, l4: usize, new: &Tuple<A>) 
 }
 
 fn fill_checksum<A: Ip>(message: &mut [u8], src: A, dst: A) {
-    message[CHECKSUM..CHECKSUM + 2].fill(0);
+    message[icmp::CHECKSUM..icmp::CHECKSUM + 2].fill(0);
     let checksum = pseudo_header(src, dst, message.len()).add_bytes(message).finish();
-    message[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+    message[icmp::CHECKSUM..icmp::CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// An error about a tunnel packet of ours becomes one about the client's packet in it (ip_vs_core.c, ip_vs_in_icmp).
@@ -219,19 +219,19 @@ fn relay_from_tunnel<Io: WorkerIo, A: Ip>(
     let end = usize::from(job.ip.l3) + usize::from(job.ip.len);
     let (headers, inner) = job.packet.data()[..end].split_at(inner_l3);
     let message = &headers[job.ip.l4.into()..];
-    let (kind, code) = (message[0], message[1]);
     let rest = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
+    let error = ErrorFields { message_type: message[icmp::TYPE], code: message[icmp::CODE], rest };
     let overhead = A::HEADER_LEN as u32;
     // The tunnel's header takes its part of the MTU; a report of 0 (RFC 1191 section 4) says nothing to correct.
-    let rest = match A::FAMILY {
-        Family::V4 if (kind, code) == (icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
+    let rest = match (A::FAMILY, error.message_type, error.code) {
+        (Family::V4, icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
             (rest & 0xffff).saturating_sub(overhead)
         }
-        Family::V6 if kind == icmpv6::PACKET_TOO_BIG => rest.saturating_sub(overhead),
+        (Family::V6, icmpv6::PACKET_TOO_BIG, _) => rest.saturating_sub(overhead),
         _ => 0,
     };
     count(pipeline, &conn, Side::Inbound, job.ip.len);
-    match emit(&mut pipeline.io, snapshot, (conn.vaddr, conn.caddr), (kind, code, rest), inner) {
+    match emit(&mut pipeline.io, snapshot, conn.vaddr, ErrorFields { rest, ..error }, inner) {
         Ok((port, packet)) => {
             pipeline.counters().icmp_sent.add(1);
             job.packet = packet;
@@ -261,43 +261,32 @@ pub(crate) fn originate<Io: WorkerIo, A: Ip>(
     let Some(source) = source else { return };
     let start = usize::from(job.ip.l3);
     let packet = &job.packet.data()[start..start + usize::from(job.ip.len)];
-    if let Ok((port, packet)) = emit(&mut pipeline.io, snapshot, (source, src), error.header::<A>(), packet) {
+    if let Ok((port, packet)) = emit(&mut pipeline.io, snapshot, source, error.fields::<A>(), packet) {
         pipeline.counters().icmp_sent.add(1);
         pipeline.transmit(port, packet);
     }
 }
 
-/// Builds an ICMP error about `about`, of which it quotes as much as an error may carry: up to 576 bytes in all for IPv4
-/// (RFC 1812 section 4.3.2.3), up to the minimum MTU for IPv6 (RFC 4443 section 2.4).
+/// Builds an ICMP error from `src` to the sender of `about`, an IP packet whose header has been parsed.
 fn emit<Io: WorkerIo, A: Ip>(
     io: &mut Io,
     snapshot: &Snapshot,
-    (src, dst): (A, A),
-    (kind, code, rest): (u8, u8, u32),
+    src: A,
+    error: ErrorFields,
     about: &[u8],
 ) -> Result<(crate::PortId, Io::Packet), DropReason> {
+    let dst = A::read(&about[A::SRC..]);
     let Resolution::Ready(adjacency) = snapshot.fib.resolve(dst, 0) else { return Err(DropReason::NoRoute) };
     let adjacency = snapshot.fib.adjacency(adjacency);
-    let longest = match A::FAMILY {
-        Family::V4 => 576,
-        Family::V6 => proto::ipv6::MIN_MTU,
-    };
-    let quote_len = about.len().min(longest - A::HEADER_LEN - ICMP_HEADER_LEN);
-    let message_len = ICMP_HEADER_LEN + quote_len;
+    let len = A::error_len(about.len());
     let mut packet = io.allocate().ok_or(DropReason::NoBuffer)?;
-    if !packet.append(ethernet::HEADER_LEN + A::HEADER_LEN + message_len) {
+    if !packet.append(ethernet::HEADER_LEN + len) {
         return Err(DropReason::NoBuffer);
     }
-    let frame = packet.data_mut();
-    address_frame(frame, &adjacency.dst_mac, &adjacency.src_mac);
-    frame[12..14].copy_from_slice(&A::ETHER_TYPE.to_be_bytes());
-    let (header, message) = frame[ethernet::HEADER_LEN..].split_at_mut(A::HEADER_LEN);
-    A::write_header(header, A::ICMP, message_len as u16, src, dst);
-    message[0] = kind;
-    message[1] = code;
-    message[4..8].copy_from_slice(&rest.to_be_bytes());
-    message[ICMP_HEADER_LEN..].copy_from_slice(&about[..quote_len]);
-    fill_checksum(message, src, dst);
+    let (ethernet, ip) = packet.data_mut().split_at_mut(ethernet::HEADER_LEN);
+    address_frame(ethernet, &adjacency.dst_mac, &adjacency.src_mac);
+    ethernet[ethernet::ETHERTYPE..].copy_from_slice(&A::ETHER_TYPE.to_be_bytes());
+    A::emit_error(ip, src, about, &error).ok_or(DropReason::Truncated)?;
     Ok((adjacency.port, packet))
 }
 

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proto::checksum::Delta;
-use proto::{Address, Protocol, ipv4, ipv6};
+use proto::icmp::ErrorFields;
+use proto::{Address, Protocol, icmp, icmpv6, ipv4, ipv6};
 
 use crate::conn::ConnTable;
 
@@ -38,9 +39,10 @@ pub trait Ip: Address {
     fn fix_header(header: &mut [u8], delta: Delta);
     /// True when routers may fragment the packet.
     fn may_fragment(header: &[u8]) -> bool;
-    /// Writes a header without options for an ICMP error of `payload_len` bytes: time to live 64 (RFC 1700), precedence
-    /// internetwork control (RFC 1812 section 4.3.2.5).
-    fn write_header(header: &mut [u8], protocol: Protocol, payload_len: u16, src: Self, dst: Self);
+    /// Length of an ICMP error about an IP packet of `len` bytes.
+    fn error_len(len: usize) -> usize;
+    /// Writes an ICMP error; see [`icmp::emit_error`].
+    fn emit_error(out: &mut [u8], src: Self, about: &[u8], error: &ErrorFields) -> Option<usize>;
     /// Writes a header without options for a packet of protocol [`IN_IP`](Self::IN_IP) that wraps `inner`, the header
     /// of a packet of the same version of `inner_len` bytes.
     fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, id: u16);
@@ -74,10 +76,12 @@ impl Ip for Ipv4Addr {
         header[6] & 0x40 == 0
     }
 
-    fn write_header(header: &mut [u8], protocol: Protocol, payload_len: u16, src: Self, dst: Self) {
-        let total_len = payload_len + Self::HEADER_LEN as u16;
-        let fields = ipv4::Fields { tos: 0xc0, total_len, id: 0, dont_fragment: true, ttl: 64, protocol, src, dst };
-        ipv4::emit(header, &fields);
+    fn error_len(len: usize) -> usize {
+        icmp::error_len(len)
+    }
+
+    fn emit_error(out: &mut [u8], src: Self, about: &[u8], error: &ErrorFields) -> Option<usize> {
+        icmp::emit_error(out, src, about, error)
     }
 
     fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, id: u16) {
@@ -124,17 +128,12 @@ impl Ip for Ipv6Addr {
         false
     }
 
-    fn write_header(header: &mut [u8], protocol: Protocol, payload_len: u16, src: Self, dst: Self) {
-        let fields = ipv6::Fields {
-            traffic_class: 0,
-            flow_label: 0,
-            payload_len,
-            next_header: protocol,
-            hop_limit: 64,
-            src,
-            dst,
-        };
-        ipv6::emit(header, &fields);
+    fn error_len(len: usize) -> usize {
+        icmpv6::error_len(len)
+    }
+
+    fn emit_error(out: &mut [u8], src: Self, about: &[u8], error: &ErrorFields) -> Option<usize> {
+        icmpv6::emit_error(out, src, about, error)
     }
 
     fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, _id: u16) {
