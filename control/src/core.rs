@@ -3,11 +3,26 @@
 //! The core is an actor: one task owns the registry, the statistics and the publisher, and answers requests one by
 //! one, so that no lock is needed and a batch of operations is never seen half done. [`CoreHandle`] is cheap to clone.
 
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use dataplane::fib::Fib;
+use dataplane::shared::{Publisher, Shared};
+use dataplane::snapshot::{Settings, Snapshot};
+use dataplane::{PortId, ServerId as ServerSlot};
 use dpvs_api::{
-    ApiError, ConnectionPage, DropCount, ErrorKind, Operation, PortStats, ServiceId, ServiceStatus, Status, Timeouts,
-    WorkerStats,
+    ApiError, ConnectionPage, DropCount, ErrorKind, Operation, PortStats, ServerStatus, ServiceId, ServiceStatus,
+    Status, Timeouts, WorkerStats,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::connections::ConnectionReader;
+use crate::kernel::Kernel;
+use crate::registry::{Draft, Entry, Registry};
+use crate::stats::{self, SAMPLE_INTERVAL, Stats};
 
 /// Requests that may wait for the core; a caller beyond that waits itself.
 const QUEUE: usize = 64;
@@ -15,6 +30,8 @@ const QUEUE: usize = 64;
 /// A request with the place its answer goes to. A caller that left is no error.
 #[derive(Debug)]
 pub(crate) enum Request {
+    Connections(Option<String>, usize, oneshot::Sender<Result<ConnectionPage, ApiError>>),
+    Drain(oneshot::Sender<()>),
     Apply(Vec<Operation>, oneshot::Sender<Result<(), ApiError>>),
     Services(oneshot::Sender<Vec<ServiceStatus>>),
     Service(ServiceId, oneshot::Sender<Result<ServiceStatus, ApiError>>),
@@ -62,8 +79,7 @@ impl CoreHandle {
     /// Up to `limit` (at least 1) tracked connections from `cursor` on, `None` for the beginning. Connections that come
     /// or go meanwhile may be listed or not.
     pub async fn connections(&self, cursor: Option<String>, limit: usize) -> Result<ConnectionPage, ApiError> {
-        let _ = (cursor, limit);
-        Err(stopped())
+        self.ask(|reply| Request::Connections(cursor, limit, reply)).await?
     }
 
     /// Every drop reason, in the order of the counters, those at zero included.
@@ -86,11 +102,321 @@ impl CoreHandle {
         self.ask(Request::Status).await
     }
 
+    /// From now on, new connections are refused; those that exist go on.
+    pub async fn drain(&self) -> Result<(), ApiError> {
+        self.ask(Request::Drain).await
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())
     }
+}
+
+/// What the core knows about the daemon and never changes.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Configuration file.
+    pub config: String,
+    /// Path of the API's socket.
+    pub socket: String,
+    /// DPDK's version.
+    pub dpdk: String,
+    /// By worker: the core it is pinned to.
+    pub cores: Vec<usize>,
+    /// Connections that each worker's tables can hold, per address family.
+    pub worker_capacity: u64,
+    /// By port.
+    pub ports: Vec<PortFacts>,
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+/// A port as the API shows it.
+#[derive(Clone, Debug)]
+pub struct PortFacts {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The DPDK device.
+    pub device: String,
+    /// Its mirror interface in the kernel.
+    pub interface: String,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// Receive and transmit queues.
+    pub queues: usize,
+}
+
+/// What a [`Core`] is made of.
+pub struct Parts {
+    /// What workers share with the control thread.
+    pub shared: Arc<Shared>,
+    /// The kernel's side. `None` leaves local addresses to the administrator.
+    pub kernel: Option<Kernel>,
+    /// The forwarding table as the kernel's side compiles it.
+    pub fib: watch::Receiver<Arc<Fib>>,
+    /// Packets that a port's device dropped for want of descriptors or buffers.
+    pub missed: Box<dyn Fn(PortId) -> u64 + Send>,
+    /// The rest.
+    pub facts: Facts,
+}
+
+/// The owner of the configuration and the statistics.
+pub struct Core {
+    requests: mpsc::Receiver<Request>,
+    parts: Parts,
+    registry: Registry,
+    stats: Stats,
+    publisher: Publisher,
+    connections: Arc<Mutex<ConnectionReader>>,
+    draining: bool,
+}
+
+impl Core {
+    /// An empty configuration, published, and the handle to change it.
+    pub fn new(parts: Parts) -> (Self, CoreHandle) {
+        let (handle, requests) = CoreHandle::new();
+        let shared = Arc::clone(&parts.shared);
+        let mut core = Self {
+            requests,
+            registry: Registry::new(shared.limits.max_services, shared.limits.max_servers),
+            stats: Stats::new(Arc::clone(&shared), Instant::now()),
+            publisher: Publisher::new(Arc::clone(&shared)),
+            connections: Arc::new(Mutex::new(ConnectionReader::new(shared))),
+            parts,
+            draining: false,
+        };
+        core.publish();
+        (core, handle)
+    }
+
+    /// Serves requests, follows the forwarding table and samples the statistics, until every handle is gone.
+    pub async fn run(&mut self) {
+        let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut follow = true;
+        loop {
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.answer(request).await,
+                    None => return,
+                },
+                changed = self.parts.fib.changed(), if follow => match changed {
+                    Ok(()) => self.publish(),
+                    Err(_) => {
+                        tracing::error!("the kernel is no longer followed: routes and neighbours stay as they are now");
+                        follow = false;
+                    }
+                },
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let freed = self.registry.sweep(&is_busy(&self.parts.shared, self.publisher.is_adopted()));
+        self.stats.follow(&freed);
+        self.stats.sample(Instant::now());
+    }
+
+    async fn answer(&mut self, request: Request) {
+        // Sending fails when the caller left, which is its own business.
+        match request {
+            Request::Apply(operations, reply) => drop(reply.send(self.apply(&operations).await)),
+            Request::Services(reply) => {
+                drop(reply.send(self.registry.services().map(|(id, entry)| self.service(id, entry)).collect()));
+            }
+            Request::Service(id, reply) => drop(reply.send(match self.registry.service(id) {
+                Some(entry) => Ok(self.service(id, entry)),
+                None => Err(ApiError {
+                    kind: ErrorKind::NotFound,
+                    message: format!("service {id} does not exist; add it first"),
+                    path: None,
+                }),
+            })),
+            Request::Timeouts(reply) => drop(reply.send(self.registry.timeouts())),
+            Request::Connections(cursor, limit, reply) => {
+                // Waits for workers, so it must not keep the core.
+                let connections = Arc::clone(&self.connections);
+                tokio::spawn(async move {
+                    let page = connections.lock().await.page(cursor.as_deref(), limit).await;
+                    drop(reply.send(page));
+                });
+            }
+            Request::Drops(reply) => drop(reply.send(stats::drops(&self.parts.shared))),
+            Request::Workers(reply) => {
+                let facts = &self.parts.facts;
+                drop(reply.send(stats::workers(&self.parts.shared, &facts.cores, facts.worker_capacity)));
+            }
+            Request::Ports(reply) => drop(reply.send(self.ports())),
+            Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Drain(reply) => {
+                self.draining = true;
+                self.publish();
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    async fn apply(&mut self, operations: &[Operation]) -> Result<(), ApiError> {
+        let draft = self.registry.draft(operations)?;
+        let added = self.ensure_local_addresses(&draft).await?;
+        let before = (self.registry.table(), self.registry.timeouts());
+        let changes = match self.registry.commit(draft, &is_busy(&self.parts.shared, self.publisher.is_adopted())) {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.remove_addresses(&added).await;
+                return Err(error);
+            }
+        };
+        self.stats.follow(&changes);
+        if !Arc::ptr_eq(&before.0, &self.registry.table()) || before.1 != self.registry.timeouts() {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// Gives the host the local addresses that it lacks, and returns which those are.
+    async fn ensure_local_addresses(&mut self, draft: &Draft) -> Result<Vec<IpAddr>, ApiError> {
+        let mut added = Vec::new();
+        let Some(kernel) = &self.parts.kernel else { return Ok(added) };
+        for wanted in draft.local_addresses() {
+            let interface = match &wanted.interface {
+                Some(name) => self.mirror(name).map_err(|message| invalid(message, &wanted.path)),
+                None => Ok(self.parts.facts.ports[0].interface.as_str()),
+            };
+            let outcome = match interface {
+                Ok(interface) => match kernel.ensure_address(interface, wanted.address).await {
+                    Ok(true) => {
+                        tracing::info!("added local address {} to {interface}", wanted.address);
+                        added.push(wanted.address);
+                        Ok(())
+                    }
+                    Ok(false) => Ok(()),
+                    Err(error) => Err(invalid(error.to_string(), &wanted.path)),
+                },
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                self.remove_addresses(&added).await;
+                return Err(error);
+            }
+        }
+        Ok(added)
+    }
+
+    /// The mirror interface that a user means: by its own name or its port's.
+    fn mirror(&self, name: &str) -> Result<&str, String> {
+        let ports = &self.parts.facts.ports;
+        match ports.iter().find(|port| port.interface == name || port.name == name) {
+            Some(port) => Ok(&port.interface),
+            None => {
+                let names: Vec<&str> = ports.iter().map(|port| port.interface.as_str()).collect();
+                Err(format!("{name} is no mirror interface; there are: {}", names.join(", ")))
+            }
+        }
+    }
+
+    async fn remove_addresses(&self, addresses: &[IpAddr]) {
+        let Some(kernel) = &self.parts.kernel else { return };
+        for &address in addresses {
+            if let Err(error) = kernel.remove_address(address).await {
+                tracing::warn!("cannot remove local address {address} again: {error}");
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let mut timeouts = proto::state::Timeouts::default();
+        let configured = self.registry.timeouts();
+        timeouts.set_tcp(configured.tcp);
+        timeouts.set_fin(configured.tcp_fin);
+        timeouts.set_udp(configured.udp);
+        self.publisher.publish(Snapshot {
+            generation: 0, // The publisher numbers it.
+            services: self.registry.table(),
+            fib: Arc::clone(&self.parts.fib.borrow_and_update()),
+            settings: Settings { timeouts, draining: self.draining },
+        });
+    }
+
+    fn service(&self, id: ServiceId, entry: &Entry) -> ServiceStatus {
+        let server_status = entry.servers().iter().rev().map(|member| {
+            let (active_connections, inactive_connections) = stats::connections(&self.parts.shared, member.slot);
+            let stats = self.stats.server(member.slot);
+            ServerStatus { server: member.server.clone(), active_connections, inactive_connections, stats }
+        });
+        let (no_server, local_port_exhausted) = self.stats.refused(entry.slot());
+        ServiceStatus {
+            service: entry.without_servers(id),
+            server_status: server_status.collect(),
+            stats: self.stats.service(entry.slot()),
+            no_server,
+            local_port_exhausted,
+        }
+    }
+
+    fn ports(&self) -> Vec<PortStats> {
+        let port = |(index, facts): (usize, &PortFacts)| {
+            let id = PortId(index as u16);
+            let traffic = stats::port_traffic(&self.parts.shared, id);
+            let mac: Vec<String> = facts.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+            PortStats {
+                name: facts.name.clone(),
+                device: facts.device.clone(),
+                interface: facts.interface.clone(),
+                mac: mac.join(":"),
+                queues: facts.queues,
+                rx_packets: traffic.rx_packets,
+                rx_bytes: traffic.rx_bytes,
+                tx_packets: traffic.tx_packets,
+                tx_bytes: traffic.tx_bytes,
+                rx_missed: (self.parts.missed)(id),
+            }
+        };
+        self.parts.facts.ports.iter().enumerate().map(port).collect()
+    }
+
+    fn status(&self) -> Status {
+        let Parts { shared, facts, .. } = &self.parts;
+        let snapshot = self.publisher.current();
+        let unanswered: HashSet<SocketAddr> = self
+            .registry
+            .services()
+            .map(|(id, _)| id.address)
+            .filter(|address| !snapshot.fib.is_local(address.ip()))
+            .collect();
+        let mut unanswered_vips: Vec<SocketAddr> = unanswered.into_iter().collect();
+        unanswered_vips.sort_unstable();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: facts.started.elapsed().as_secs(),
+            config: facts.config.clone(),
+            table_capacity: facts.worker_capacity * shared.workers.len() as u64,
+            connections: stats::table_entries(shared),
+            services: self.registry.services().len() as u64,
+            generation: snapshot.generation,
+            socket: facts.socket.clone(),
+            draining: self.draining,
+            routes: snapshot.fib.route_count() as u64,
+            neighbours: snapshot.fib.neighbour_count() as u64,
+            dpdk: facts.dpdk.clone(),
+            unanswered_vips,
+        }
+    }
+}
+
+/// Whether a removed server's slot is still in use. Until every worker has the snapshot without it, it may be.
+fn is_busy(shared: &Shared, adopted: bool) -> impl Fn(ServerSlot) -> bool {
+    // Counters are read after the generation that a worker announced before it counted.
+    std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+    move |slot| !adopted || stats::connections(shared, slot) != (0, 0)
+}
+
+fn invalid(message: String, path: &str) -> ApiError {
+    ApiError { kind: ErrorKind::Invalid, message, path: Some(path.to_owned()) }
 }
 
 fn stopped() -> ApiError {

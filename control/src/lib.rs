@@ -2,10 +2,14 @@
 //!
 //! * [`core`]: the owner of the configuration and the statistics, and the handle by which others reach it.
 //! * [`registry`]: the model of services and servers; turns operations into the packet path's service table.
-//! * [`stats`]: totals and rates from the workers' counters.
+//! * [`stats`]: totals and rates from the workers' counters; [`connections`]: listings of the workers' tables.
+//! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it.
+//! * [`server`]: the API on a Unix socket.
 #![forbid(unsafe_code)]
 
+pub mod connections;
 pub mod core;
-pub mod server;
+pub mod kernel;
 pub mod registry;
+pub mod server;
 pub mod stats;

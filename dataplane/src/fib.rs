@@ -224,6 +224,16 @@ impl Fib {
         &self.adjacencies[id.0 as usize]
     }
 
+    /// How many routes there are.
+    pub fn route_count(&self) -> usize {
+        [&self.v4, &self.v6].into_iter().flat_map(|lpm| &lpm.by_length).map(|(_, routes)| routes.len()).sum()
+    }
+
+    /// How many neighbours have a known MAC address.
+    pub fn neighbour_count(&self) -> usize {
+        self.neighbours.len()
+    }
+
     /// True when the director host itself has this address, on any interface.
     pub fn is_local(&self, addr: IpAddr) -> bool {
         self.local.contains(&addr)

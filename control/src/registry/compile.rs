@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use dataplane::ServiceId as ServiceSlot;
 use dataplane::snapshot;
-use dpvs_api::{ForwardMode, Protocol, Scheduler, ServiceId, ServiceSettings, Timeouts};
+use dpvs_api::{ForwardMode, Protocol, Scheduler, ServiceId, ServiceSettings};
 
 use super::Member;
 
@@ -70,13 +70,4 @@ fn mode(mode: ForwardMode) -> snapshot::ForwardMode {
         ForwardMode::Dr => snapshot::ForwardMode::DirectRouting,
         ForwardMode::Tun => snapshot::ForwardMode::Tunnel,
     }
-}
-
-/// The director-wide timeouts as the packet path has them: those that cannot be set keep IPVS's values.
-pub fn timeouts(timeouts: Timeouts) -> proto::state::Timeouts {
-    let mut compiled = proto::state::Timeouts::default();
-    compiled.set_tcp(timeouts.tcp);
-    compiled.set_fin(timeouts.tcp_fin);
-    compiled.set_udp(timeouts.udp);
-    compiled
 }
