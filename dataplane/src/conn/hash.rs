@@ -39,8 +39,7 @@ impl TupleHasher {
         let [k0, k1, k2, k3, k4, k5, k6, k7] = self.keys;
         let (src_high, src_low) = tuple.src.words();
         let (dst_high, dst_low) = tuple.dst.words();
-        let rest =
-            u64::from(tuple.protocol.0) << 32 | u64::from(tuple.sport) << 16 | u64::from(tuple.dport);
+        let rest = u64::from(tuple.protocol.0) << 32 | u64::from(tuple.sport) << 16 | u64::from(tuple.dport);
         let first = if A::LEN == 4 {
             fold((src_low << 32 | dst_low) ^ k0, rest ^ k1)
         } else {

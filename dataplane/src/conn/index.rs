@@ -65,11 +65,7 @@ impl Bucket {
     /// Bit `i` is set if way `i` has this tag.
     #[inline(always)]
     fn matches(&self, tag: u16) -> u32 {
-        let mut mask = 0;
-        for (i, &t) in self.tags.iter().enumerate() {
-            mask |= u32::from(t == tag) << i;
-        }
-        mask
+        hw::equal_lanes(&self.tags, tag)
     }
 }
 
@@ -159,7 +155,7 @@ impl Index {
 
     #[inline(always)]
     fn home(&self, hash: u64) -> usize {
-        (u128::from(hash) * u128::from(self.homes) >> 64) as usize
+        ((u128::from(hash) * u128::from(self.homes)) >> 64) as usize
     }
 
     #[inline(always)]
@@ -173,4 +169,119 @@ impl Index {
 #[inline(always)]
 fn tag(hash: u64) -> u16 {
     (hash as u16).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn slot(n: u32) -> Slot {
+        Slot::new(ConnId(n >> 1), if n & 1 == 0 { Side::Inbound } else { Side::Outbound })
+    }
+
+    /// A hash that leads to bucket `home` of `homes`, with `tag` in its low bits.
+    fn hash(home: u64, homes: u64, tag: u16) -> u64 {
+        let first = ((u128::from(home) << 64) / u128::from(homes)) as u64;
+        (first + (1 << 16)) & !0xffff | u64::from(tag)
+    }
+
+    fn assert_empty(index: &Index) {
+        assert!(index.buckets.iter().all(|b| b.overflow == 0 && b.tags == [0; WAYS]));
+    }
+
+    #[test]
+    fn slots_carry_id_and_side() {
+        for id in [0, 1, (1 << 31) - 1] {
+            for side in [Side::Inbound, Side::Outbound] {
+                let slot = Slot::new(ConnId(id), side);
+                assert_eq!((slot.id(), slot.side()), (ConnId(id), side));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_one_home_fill_all_buckets_in_reach() {
+        let mut index = Index::new(600);
+        for home in [0, 40, 99] {
+            let h = hash(home, 100, 7);
+            let n = (WAYS * MAX_PROBE) as u32;
+            assert!((0..n).all(|i| index.insert(h, slot(i))));
+            assert!(!index.insert(h, slot(n)), "there is no room within reach");
+            for i in 0..n {
+                assert_eq!(index.find(h, |s| s == slot(i)), Some(slot(i)));
+            }
+            assert_eq!(index.find(h, |s| s == slot(n)), None);
+            // From the front, so that keys further on stay reachable over gaps.
+            for i in 0..n {
+                assert!(index.remove(h, slot(i)));
+                assert!(!index.remove(h, slot(i)), "it is gone");
+                assert_eq!(index.find(h, |s| s == slot(n - 1)).is_some(), i < n - 1);
+            }
+            assert_empty(&index);
+        }
+    }
+
+    #[test]
+    fn a_hash_of_tag_zero_is_not_mistaken_for_an_empty_way() {
+        let mut index = Index::new(6);
+        assert_eq!(index.candidate(0), None);
+        assert_eq!(index.find(0, |_| true), None);
+        assert!(index.insert(0, slot(5)));
+        assert_eq!(index.candidate(0), Some(slot(5)));
+        assert_eq!(index.find(0, |_| true), Some(slot(5)));
+        assert!(index.remove(0, slot(5)));
+        assert_empty(&index);
+    }
+
+    #[test]
+    fn every_hash_has_a_home() {
+        for keys in [0, 1, 6, 7, 1000] {
+            let index = Index::new(keys);
+            for hash in [0, 1, 1 << 63, u64::MAX] {
+                assert_eq!(index.probes(hash).len(), MAX_PROBE, "{keys} keys, hash {hash:#x}");
+                index.prefetch(hash);
+            }
+        }
+    }
+
+    proptest! {
+        /// Few homes and tags, so that keys overflow over each other's homes, share tags, and run out of room.
+        #[test]
+        fn behaves_like_a_multimap(ops in prop::collection::vec((0..3u64, 0..3u16, 0..600u32, 0..3u8), 1..1500)) {
+            const HOMES: u64 = 3;
+            let mut index = Index::new(HOMES as usize * LOAD);
+            let mut model = HashMap::<u32, u64>::new();
+            for (home, tag, key, op) in ops {
+                let h = hash(home, HOMES, tag);
+                match (op, model.get(&key).copied()) {
+                    (0, Some(h)) => {
+                        prop_assert!(index.remove(h, slot(key)));
+                        model.remove(&key);
+                    }
+                    (0, None) => prop_assert!(!index.remove(h, slot(key))),
+                    (_, None) => {
+                        if index.insert(h, slot(key)) {
+                            model.insert(key, h);
+                        } else {
+                            prop_assert!(model.len() >= WAYS * MAX_PROBE, "full with {} keys", model.len());
+                        }
+                    }
+                    (_, Some(_)) => {}
+                }
+                let expected = model.get(&key).map(|_| slot(key));
+                prop_assert_eq!(index.find(model.get(&key).copied().unwrap_or(h), |s| s == slot(key)), expected);
+            }
+            for (&key, &h) in &model {
+                prop_assert_eq!(index.find(h, |s| s == slot(key)), Some(slot(key)));
+            }
+            for (key, h) in model {
+                prop_assert!(index.remove(h, slot(key)));
+            }
+            assert_empty(&index);
+        }
+    }
 }

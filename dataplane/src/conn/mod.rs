@@ -11,6 +11,9 @@ mod index;
 pub mod table;
 pub mod wheel;
 
+#[cfg(test)]
+mod tests;
+
 pub use entry::{Conn, ConnId, ConnRecord, Side};
 pub use hash::TupleHasher;
 pub use table::{ConnTable, InsertError};

@@ -33,7 +33,8 @@ const DUMP_SLOTS_PER_RECORD: usize = 16;
 ///
 /// To look up a burst, go over all its packets in each of three steps, so that their cache misses overlap:
 /// [`hash`](Self::hash) and [`prefetch_bucket`](Self::prefetch_bucket); [`prefetch_entry`](Self::prefetch_entry);
-/// [`find`](Self::find).
+/// [`find`](Self::find). An id is good until its connection is removed or ends, and is then used again at once: do the
+/// third step right before the packet is processed, not for the whole burst ahead.
 #[derive(Debug)]
 pub struct ConnTable<A> {
     hasher: TupleHasher,
@@ -93,9 +94,8 @@ impl<A: Address> ConnTable<A> {
     /// the tuple's.
     #[inline(always)]
     pub fn find(&self, hash: u64, tuple: &Tuple<A>) -> Option<(ConnId, Side)> {
-        let is_match = |slot: Slot| {
-            self.entries.get(slot.id().0 as usize).is_some_and(|conn| conn.has_tuple(slot.side(), tuple))
-        };
+        let is_match =
+            |slot: Slot| self.entries.get(slot.id().0 as usize).is_some_and(|conn| conn.has_tuple(slot.side(), tuple));
         self.index.find(hash, is_match).map(|slot| (slot.id(), slot.side()))
     }
 
@@ -118,23 +118,28 @@ impl<A: Address> ConnTable<A> {
 
     /// Adds a connection that ends once it was idle for `timeout_s` seconds. On an error nothing has changed.
     pub fn insert(&mut self, conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
+        let (inbound_hash, outbound_hash) = self.hashes(&conn);
+        let id = self.free.unwrap_or(self.entries.len() as u32);
+        // All the cache lines that are needed, at once.
+        self.index.prefetch(inbound_hash);
+        if let Some(hash) = outbound_hash {
+            self.index.prefetch(hash);
+        }
+        if let Some(entry) = self.entries.get(id as usize) {
+            hw::prefetch(&entry.timer);
+        }
+
         let inbound = conn.inbound();
-        let inbound_hash = self.hash(&inbound);
         if self.find(inbound_hash, &inbound).is_some() {
             return Err(InsertError::Exists);
         }
-        let mut outbound_hash = None;
-        if conn.mode.sees_replies() {
+        if let Some(hash) = outbound_hash {
             let outbound = conn.outbound();
-            let hash = self.hash(&outbound);
             // With equal tuples nobody could tell the client's packets from the server's.
             if outbound == inbound || self.find(hash, &outbound).is_some() {
                 return Err(InsertError::Exists);
             }
-            outbound_hash = Some(hash);
         }
-
-        let id = self.free.unwrap_or(self.entries.len() as u32);
         if id as usize >= self.capacity {
             return Err(InsertError::Full);
         }
@@ -175,14 +180,14 @@ impl<A: Address> ConnTable<A> {
 
     /// Takes a connection out. `id` must be one of a connection that is in the table.
     pub fn remove(&mut self, id: ConnId) -> Conn<A> {
-        let conn = self.get(id);
-        let (inbound, outbound) = self.hashes(conn);
-        let conn = conn.clone();
+        let mut conn = self.get(id).clone();
         debug_assert!(conn.timer.is_armed(), "removal of a connection that is not in the table");
         if conn.timer.is_armed() {
+            let (inbound, outbound) = self.hashes(&conn);
             self.wheel.disarm(&mut self.entries, id.0);
             self.release(id, inbound, outbound);
         }
+        conn.timer = Timer::default();
         conn
     }
 

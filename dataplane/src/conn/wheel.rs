@@ -133,7 +133,7 @@ impl Wheel {
         Self { current: now, first: Box::new([NONE; SLOTS]) }
     }
 
-    /// Puts an idle entry into the wheel.
+    /// Puts an idle entry into the wheel. A timeout of 0 ends it within a tick.
     pub(super) fn arm<T: Timed>(&mut self, entries: &mut [T], id: u32, timeout: u32, now: Tick) {
         let timer = entries[id as usize].timer_mut();
         timer.last_seen = now;
@@ -256,4 +256,276 @@ impl Wheel {
 fn slot_of(ring: usize, tick: Tick) -> u32 {
     let mask = if ring == 0 { INNER - 1 } else { OUTER - 1 };
     BASE[ring] + (tick.0 >> SHIFT[ring] & mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl Timed for Timer {
+        fn timer(&self) -> &Timer {
+            self
+        }
+
+        fn timer_mut(&mut self) -> &mut Timer {
+            self
+        }
+    }
+
+    const HOUR: u32 = 3600;
+
+    struct Lab {
+        wheel: Wheel,
+        timers: Vec<Timer>,
+        now: Tick,
+    }
+
+    impl Lab {
+        fn new(timers: usize, now: Tick) -> Self {
+            Self { wheel: Wheel::new(now), timers: vec![Timer::default(); timers], now }
+        }
+
+        fn arm(&mut self, id: u32, timeout: u32) {
+            self.wheel.arm(&mut self.timers, id, timeout, self.now);
+        }
+
+        fn set_timeout(&mut self, id: u32, timeout: u32) {
+            self.wheel.set_timeout(&mut self.timers, id, timeout, self.now);
+        }
+
+        /// One call as the table makes it: what ended, and how many entries were looked at.
+        fn turn(&mut self, budget: usize) -> (Vec<u32>, usize) {
+            let until = self.wheel.reach(self.now);
+            let mut left = budget;
+            let ended =
+                std::iter::from_fn(|| self.wheel.next_due(&mut self.timers, until, &mut left)).collect::<Vec<_>>();
+            for &id in &ended {
+                assert!(self.timers[id as usize].deadline() <= self.now, "{id} ended early");
+                assert!(!self.timers[id as usize].is_armed());
+            }
+            (ended, budget - left)
+        }
+
+        /// The tick at which the only armed timer ends, when time advances by `step` ticks a call, until `last`.
+        fn ends_at(&mut self, step: u32, last: Tick) -> Option<Tick> {
+            while self.now <= last {
+                let (ended, _) = self.turn(usize::MAX);
+                if !ended.is_empty() {
+                    assert_eq!(ended, [0]);
+                    return Some(self.now);
+                }
+                self.now.0 += step;
+            }
+            None
+        }
+    }
+
+    #[test]
+    fn timers_end_on_the_tick() {
+        for start in [0, 1, 255, 256, 257, 16_383, 16_384, 1 << 20, (1 << 20) - 1] {
+            for timeout in [0, 1, 2, 31, 32, 33, 60, 300, 900, 2015, 2047, 2048, 2049, 4096, 10 * HOUR] {
+                let mut lab = Lab::new(1, Tick(start));
+                lab.arm(0, timeout);
+                let deadline = Tick(start + timeout * TICKS_PER_SECOND);
+                assert_eq!(lab.timers[0].seconds_left(lab.now), timeout);
+                assert_eq!(lab.ends_at(1, Tick(u32::MAX - 1)), Some(deadline), "start {start}, timeout {timeout} s");
+                assert_eq!(lab.timers[0].seconds_left(lab.now), 0);
+                // This tick is finished: what is due at once is due with the next one.
+                lab.arm(0, 0);
+                assert_eq!(lab.ends_at(1, Tick(u32::MAX - 1)), Some(Tick(deadline.0 + 1)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_horizon_is_kept() {
+        for start in [0, 12_345] {
+            for timeout in [35 * HOUR, 36 * HOUR, 37 * HOUR, 100 * HOUR] {
+                let mut lab = Lab::new(1, Tick(start));
+                lab.arm(0, timeout);
+                let ends = lab.ends_at(1, Tick(u32::MAX - 1));
+                assert_eq!(ends, Some(Tick(start + timeout * TICKS_PER_SECOND)), "timeout {timeout} s");
+            }
+        }
+        let mut lab = Lab::new(1, Tick(7));
+        lab.arm(0, u32::MAX);
+        assert_eq!(lab.ends_at(64, Tick(300 * HOUR * TICKS_PER_SECOND)), None, "the longest timeout is forever");
+        assert!(lab.timers[0].is_armed());
+    }
+
+    #[test]
+    fn seconds_left_are_rounded_up() {
+        let mut lab = Lab::new(1, Tick(100));
+        lab.arm(0, 10);
+        for (now, left) in [(100, 10), (101, 10), (107, 10), (108, 9), (179, 1), (180, 0), (500, 0)] {
+            assert_eq!(lab.timers[0].seconds_left(Tick(now)), left, "at tick {now}");
+        }
+    }
+
+    #[test]
+    fn traffic_costs_no_work_in_the_wheel() {
+        let mut lab = Lab::new(1, Tick(0));
+        lab.arm(0, 300);
+        let mut visits = 0;
+        while lab.now < Tick(HOUR * TICKS_PER_SECOND) {
+            let before = lab.timers[0].armed;
+            lab.timers[0].touch(lab.now);
+            assert_eq!(lab.timers[0].armed, before);
+            let (ended, visited) = lab.turn(usize::MAX);
+            assert_eq!(ended, []);
+            visits += visited;
+            lab.now.0 += 1;
+        }
+        // 28800 packets in twelve timeouts: about one visit on an outer ring and one on the inner ring each.
+        assert!((12..=30).contains(&visits), "{visits} visits");
+        lab.timers[0].touch(lab.now);
+        let last_seen = lab.now;
+        assert_eq!(lab.ends_at(1, Tick(u32::MAX - 1)), Some(last_seen.after(300)));
+    }
+
+    #[test]
+    fn a_shorter_timeout_takes_effect_at_once_and_a_longer_one_when_asked() {
+        let mut lab = Lab::new(1, Tick(1000));
+        lab.arm(0, 900);
+        lab.now = Tick(2000);
+        lab.set_timeout(0, 10);
+        assert_eq!(lab.timers[0].armed, Tick(2080));
+        lab.set_timeout(0, 120);
+        assert_eq!(lab.timers[0].armed, Tick(2080), "a later deadline does not move the entry");
+        assert_eq!(lab.ends_at(1, Tick(9000)), Some(Tick(2960)));
+    }
+
+    #[test]
+    fn a_budget_bounds_a_call_and_the_next_one_goes_on() {
+        let mut lab = Lab::new(1000, Tick(0));
+        for id in 0..1000 {
+            lab.arm(id, if id < 700 { 60 } else { 30 });
+        }
+        // The first 700 wait on an outer ring; half of them are seen at 50 s.
+        lab.now = Tick(50 * TICKS_PER_SECOND);
+        for id in 0..350 {
+            lab.timers[id].touch(lab.now);
+        }
+        lab.now = Tick(61 * TICKS_PER_SECOND);
+        let (mut ended, mut calls) = (0, 0);
+        while lab.wheel.lag(lab.now) > 0 {
+            let (now_ended, visited) = lab.turn(10);
+            assert!(visited <= 10 && now_ended.len() <= visited);
+            ended += now_ended.len();
+            calls += 1;
+        }
+        assert_eq!(ended, 650);
+        // 300 of the inner ring and 700 moving inwards, of which 350 end on the way or later.
+        assert!((100..=136).contains(&calls), "{calls} calls");
+        assert_eq!(lab.turn(10), (vec![], 0), "nothing is left to do");
+    }
+
+    #[test]
+    fn a_stall_of_hours_is_caught_up_in_bounded_calls() {
+        let mut lab = Lab::new(3, Tick(0));
+        lab.arm(0, 1);
+        lab.arm(1, 5 * HOUR);
+        lab.arm(2, 50 * HOUR);
+        lab.now = Tick(20 * HOUR * TICKS_PER_SECOND);
+        let mut ended = Vec::new();
+        let mut calls = 0;
+        while lab.wheel.lag(lab.now) > 0 {
+            let before = lab.wheel.current;
+            ended.extend(lab.turn(usize::MAX).0);
+            assert!(lab.wheel.current.0 - before.0 <= MAX_TICKS + 1);
+            calls += 1;
+        }
+        assert_eq!(ended, [0, 1]);
+        assert_eq!(calls, 9);
+        lab.arm(0, 2);
+        assert_eq!(lab.ends_at(1, Tick(u32::MAX - 1)), Some(Tick((20 * HOUR + 2) * TICKS_PER_SECOND)));
+    }
+
+    #[test]
+    fn entries_leave_from_anywhere_in_a_list() {
+        for gone in 0..5 {
+            let mut lab = Lab::new(5, Tick(0));
+            (0..5).for_each(|id| lab.arm(id, 10));
+            lab.wheel.disarm(&mut lab.timers, gone);
+            assert!(!lab.timers[gone as usize].is_armed());
+            lab.now = Tick(80);
+            let (mut ended, _) = lab.turn(usize::MAX);
+            ended.sort_unstable();
+            assert_eq!(ended, (0..5).filter(|&id| id != gone).collect::<Vec<_>>());
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Arm { id: u32, timeout: u32 },
+        Touch { id: u32 },
+        SetTimeout { id: u32, timeout: u32 },
+        Disarm { id: u32 },
+        Advance { ticks: u32, budget: usize },
+    }
+
+    fn ops() -> impl Strategy<Value = Op> {
+        let id = 0..12u32;
+        let timeout = prop_oneof![1..40u32, 25..2100u32, 2000..200_000u32];
+        let ticks = prop_oneof![4 => 0..4u32, 2 => 0..600u32, 1 => 0..70_000u32];
+        let budget = prop_oneof![Just(usize::MAX), 0..4usize];
+        prop_oneof![
+            3 => (id.clone(), timeout.clone()).prop_map(|(id, timeout)| Op::Arm { id, timeout }),
+            2 => id.clone().prop_map(|id| Op::Touch { id }),
+            3 => (id.clone(), timeout).prop_map(|(id, timeout)| Op::SetTimeout { id, timeout }),
+            1 => id.prop_map(|id| Op::Disarm { id }),
+            4 => (ticks, budget).prop_map(|(ticks, budget)| Op::Advance { ticks, budget }),
+        ]
+    }
+
+    proptest! {
+        /// Never early; and whenever the wheel says that it is not behind, nothing is late.
+        #[test]
+        fn agrees_with_a_list_of_deadlines(
+            start in prop_oneof![0..600u32, 16_000..17_000u32, 1_040_000..1_060_000u32],
+            ops in prop::collection::vec(ops(), 1..200),
+        ) {
+            let mut lab = Lab::new(12, Tick(start));
+            let mut deadlines = BTreeMap::<u32, Tick>::new();
+            for op in ops {
+                match op {
+                    Op::Arm { id, timeout } if !deadlines.contains_key(&id) => {
+                        lab.arm(id, timeout);
+                        deadlines.insert(id, lab.now.after(timeout));
+                    }
+                    Op::Touch { id } if deadlines.contains_key(&id) => {
+                        lab.timers[id as usize].touch(lab.now);
+                        let timeout = lab.timers[id as usize].timeout();
+                        deadlines.insert(id, lab.now.after(timeout));
+                    }
+                    Op::SetTimeout { id, timeout } if deadlines.contains_key(&id) => {
+                        lab.set_timeout(id, timeout);
+                        deadlines.insert(id, lab.now.after(timeout));
+                    }
+                    Op::Disarm { id } if deadlines.contains_key(&id) => {
+                        lab.wheel.disarm(&mut lab.timers, id);
+                        deadlines.remove(&id);
+                    }
+                    Op::Advance { ticks, budget } => {
+                        lab.now.0 += ticks;
+                        for id in lab.turn(budget).0 {
+                            let deadline = deadlines.remove(&id);
+                            prop_assert!(deadline.is_some_and(|d| d <= lab.now), "{id} of {deadline:?}, now {:?}", lab.now);
+                        }
+                        if lab.wheel.lag(lab.now) == 0 {
+                            let late = deadlines.iter().find(|&(_, &d)| d <= lab.now);
+                            prop_assert_eq!(late, None, "late at {:?}", lab.now);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            let armed: Vec<u32> = (0..12).filter(|&id| lab.timers[id as usize].is_armed()).collect();
+            prop_assert_eq!(armed, deadlines.into_keys().collect::<Vec<_>>());
+        }
+    }
 }
