@@ -47,7 +47,9 @@ start_ipvs() {
     {
         echo 'set -e'
         for ((n = 0; n <= server_lan; n++)); do
-            addresses_of "$n" | sed "s|.*|ip address add & dev vec$n|; /:/s/\$/ nodad/"
+            # Deprecated, a virtual address is never the source of the director's own packets: real servers have the
+            # same one and drop what comes from themselves.
+            addresses_of "$n" | sed "s|.*|ip address add & dev vec$n|; /:/s/\$/ nodad/; /\/128/s/\$/ preferred_lft 0/"
         done
         # Routes are the lab's business: redirects would tell one-arm hosts to go around the director.
         echo "echo 0 | tee /proc/sys/net/ipv4/conf/*/send_redirects >/dev/null"
