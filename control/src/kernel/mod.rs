@@ -1,0 +1,241 @@
+//! Linux as the slow path of the director.
+//!
+//! * [`mirror`]: a TAP interface per DPDK port, by which the kernel receives what workers punt and sends by the port.
+//! * [`follow`]: keeps a [`model`] of the kernel's links, addresses, routes and neighbours and [`compile`]s it into the
+//!   packet path's [`Fib`], a few milliseconds after each change.
+//! * [`neighbour`]: makes the kernel resolve next hops, and verify those it would otherwise forget.
+//! * [`address`]: host addresses that the configuration asks for.
+//! * [`netlink`], [`read`]: the sockets, and what is read from them.
+//!
+//! What counts as a route: the tables local, main and default, consulted in this order for equal prefixes. A route out
+//! of an interface that is no mirror is in the FIB without next hops, so that its packets are not sent elsewhere.
+
+mod address;
+mod compile;
+mod counters;
+mod follow;
+mod mirror;
+mod model;
+mod neighbour;
+mod netlink;
+mod read;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use dataplane::PortId;
+use dataplane::fib::Fib;
+use dataplane::shared::Shared;
+use netlink_packet_route::address::AddressFlags;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+
+pub use counters::KernelCounters;
+
+use address::Addresses;
+use compile::MirrorPort;
+use counters::Counters;
+use follow::Follower;
+use mirror::Mirror;
+use netlink::{Requests, errno};
+
+/// A port as the kernel is to see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortKernel {
+    /// Name of the mirror interface: 1 to 15 bytes, no slash and no white space.
+    pub interface: String,
+    /// The port's MAC address.
+    pub mac: [u8; 6],
+    /// The port's MTU in bytes: 68 to 65521, and 1280 at least for IPv6.
+    pub mtu: u16,
+    /// Addresses for the mirror interface with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// Why the kernel does not do as it is told.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The TUN/TAP driver is missing.
+    #[error("mirror interface {interface}: no TAP driver: `modprobe tun`, or pass /dev/net/tun into the container")]
+    NoTapDriver {
+        /// The mirror interface.
+        interface: String,
+    },
+    /// The process lacks a privilege.
+    #[error("mirror interface {interface}: not permitted: run as root or with CAP_NET_ADMIN")]
+    NotPermitted {
+        /// The mirror interface.
+        interface: String,
+    },
+    /// There is another interface of that name.
+    #[error(
+        "mirror interface {interface}: the name is taken: choose another, or stop what uses it (`ip link show {interface}`)"
+    )]
+    NameTaken {
+        /// The mirror interface.
+        interface: String,
+    },
+    /// Linux would not accept the name.
+    #[error(
+        "mirror interface {interface:?}: not an interface name: 1 to 15 characters without `/`, `:` and white space"
+    )]
+    BadName {
+        /// The mirror interface.
+        interface: String,
+    },
+    /// Another error about a mirror interface.
+    #[error("mirror interface {interface}: {source}")]
+    Mirror {
+        /// The mirror interface.
+        interface: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// An address cannot be added or removed.
+    #[error("address {address} on interface {interface}: {source}")]
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// Where it was to be.
+        interface: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// There is no such interface to add an address to.
+    #[error("address {address}: there is no interface {interface}: name an existing one (`ip link`)")]
+    NoInterface {
+        /// The address.
+        address: IpAddr,
+        /// Where it was to be.
+        interface: String,
+    },
+    /// The netlink socket does not work.
+    #[error("netlink: {0}")]
+    Netlink(#[from] io::Error),
+}
+
+impl KernelError {
+    /// Explains an error about a mirror interface. The driver's answers: EBUSY for a TAP of another process, EINVAL for
+    /// an interface of another kind (`tun_set_iff` in drivers/net/tun.c).
+    fn mirror(interface: &str, source: io::Error) -> Self {
+        let interface = interface.to_owned();
+        match source.raw_os_error() {
+            Some(errno::EPERM) => Self::NotPermitted { interface },
+            Some(errno::EBUSY | errno::EINVAL | errno::EEXIST) => Self::NameTaken { interface },
+            Some(errno::ENODEV | errno::ENXIO) => Self::NoTapDriver { interface },
+            _ if source.kind() == io::ErrorKind::NotFound => Self::NoTapDriver { interface },
+            _ => Self::Mirror { interface, source },
+        }
+    }
+}
+
+/// The kernel's side of the director: mirror interfaces and the tasks that serve them, as long as this value lives.
+pub struct Kernel {
+    mirrors: Vec<Arc<Mirror>>,
+    counters: Arc<Counters>,
+    addresses: Mutex<Addresses>,
+    /// Ended when dropped; the mirror interfaces vanish with the last of them.
+    _tasks: JoinSet<()>,
+}
+
+impl Kernel {
+    /// Creates the mirror interfaces of `ports`, which are indexed by [`PortId`], and starts to move frames and to
+    /// follow the kernel. The first FIB is there at once; another comes within 100 ms of each change that matters.
+    /// To be called within a tokio runtime, in the network namespace the director is to live in.
+    pub async fn start(
+        shared: Arc<Shared>,
+        ports: Vec<PortKernel>,
+    ) -> Result<(Self, watch::Receiver<Arc<Fib>>), KernelError> {
+        let counters = Arc::new(Counters::default());
+        let mut requests = Requests::open()?;
+        let mut mirrors = Vec::with_capacity(ports.len());
+        for (port, config) in ports.iter().enumerate() {
+            mirrors.push(Arc::new(create_mirror(PortId(port as u16), config, &mut requests).await?));
+        }
+        let (kicks, kick_queue) = mpsc::channel(neighbour::KICK_QUEUE);
+        let compiled = mirrors.iter().zip(&ports);
+        let compiled = compiled.map(|(m, config)| MirrorPort { index: m.index, mac: config.mac, mtu: config.mtu });
+        let (follower, fibs) = Follower::start(compiled.collect(), Arc::clone(&counters), kicks.clone()).await?;
+        let fib = fibs.subscribe();
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follower.run(fibs));
+        tasks.spawn(neighbour::kick_all(kick_queue, Requests::open()?, Arc::clone(&counters)));
+        tasks.spawn(mirror::wire_to_kernel(mirrors.clone(), Arc::clone(&shared), Arc::clone(&counters), kicks));
+        for mirror in &mirrors {
+            tasks.spawn(mirror::kernel_to_wire(Arc::clone(mirror), Arc::clone(&shared), Arc::clone(&counters)));
+        }
+        let addresses = Mutex::new(Addresses::new(requests));
+        Ok((Self { mirrors, counters, addresses, _tasks: tasks }, fib))
+    }
+
+    /// Makes sure that the host has `address`: adds it to `interface` with a full prefix and without a prefix route,
+    /// unless it is on any interface already. Returns whether it was added; the next FIB has it.
+    pub async fn ensure_address(&self, interface: &str, address: IpAddr) -> Result<bool, KernelError> {
+        let outcome = self.addresses.lock().await.ensure(interface, address).await;
+        outcome.map_err(|source| match source.raw_os_error() {
+            None if source.kind() == io::ErrorKind::NotFound => {
+                KernelError::NoInterface { address, interface: interface.to_owned() }
+            }
+            _ => KernelError::Address { address, interface: interface.to_owned(), source },
+        })
+    }
+
+    /// Removes `address` if [`ensure_address`](Self::ensure_address) added it, and returns whether that was so.
+    pub async fn remove_address(&self, address: IpAddr) -> Result<bool, KernelError> {
+        Ok(self.addresses.lock().await.remove(address).await?)
+    }
+
+    /// Removes all addresses that were added. Those on mirror interfaces would vanish anyway.
+    pub async fn remove_addresses(&self) -> Result<(), KernelError> {
+        let mut addresses = self.addresses.lock().await;
+        for address in addresses.added() {
+            addresses.remove(address).await?;
+        }
+        Ok(())
+    }
+
+    /// The counters now.
+    pub fn counters(&self) -> KernelCounters {
+        self.counters.read()
+    }
+
+    /// The name of a port's mirror interface.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such port.
+    pub fn interface(&self, port: PortId) -> &str {
+        &self.mirrors[usize::from(port.0)].interface
+    }
+}
+
+/// Creates, addresses and sets up a port's mirror interface.
+async fn create_mirror(port: PortId, config: &PortKernel, requests: &mut Requests) -> Result<Mirror, KernelError> {
+    let name = &config.interface;
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if name.is_empty() || name.len() > 15 || name.contains(forbidden) || name == "." || name == ".." {
+        return Err(KernelError::BadName { interface: name.clone() });
+    }
+    let mirror = Mirror::create(port, config, requests).await?;
+    // The link-local address comes first, so that neighbours can be solicited from the start: the one that the kernel
+    // gives an interface is not used for the second or two of duplicate address detection.
+    if let Err(error) =
+        address::add(requests, mirror.index, address::link_local(config.mac), 64, AddressFlags::empty()).await
+    {
+        tracing::info!("mirror interface {name} has no IPv6: {error}");
+    }
+    for &(address, prefix_len) in &config.addresses {
+        match address::add(requests, mirror.index, address, prefix_len, AddressFlags::empty()).await {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(errno::EEXIST) => {}
+            Err(source) => return Err(KernelError::Address { address, interface: name.clone(), source }),
+        }
+    }
+    mirror.set_up(requests).await?;
+    Ok(mirror)
+}
+
+#[cfg(test)]
+mod root_tests;
