@@ -1,5 +1,6 @@
 //! The control thread: everything slow that a director does.
 //!
+//! * [`config`]: the configuration file, and what its changes mean for a running daemon.
 //! * [`core`]: the owner of the configuration and the statistics, and the handle by which others reach it.
 //! * [`registry`]: the model of services and servers; turns operations into the packet path's service table.
 //! * [`stats`]: totals and rates from the workers' counters; [`connections`]: listings of the workers' tables.
@@ -7,6 +8,7 @@
 //! * [`server`]: the API on a Unix socket.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod connections;
 pub mod core;
 pub mod kernel;

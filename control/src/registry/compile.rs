@@ -22,11 +22,7 @@ pub(super) fn service(
     snapshot::Service {
         id: slot,
         version,
-        key: snapshot::ServiceKey {
-            protocol: protocol(id.protocol),
-            vaddr: id.address.ip(),
-            vport: id.address.port(),
-        },
+        key: snapshot::ServiceKey { protocol: protocol(id.protocol), vaddr: id.address.ip(), vport: id.address.port() },
         scheduler: sched::Scheduler::new(scheduler(settings.scheduler), &weights),
         servers,
         local_addresses: local_addresses.to_vec(),

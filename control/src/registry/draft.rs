@@ -5,9 +5,7 @@ use std::collections::btree_map::Entry as MapEntry;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ServerId as ServerSlot;
-use dpvs_api::{
-    ApiError, ErrorKind, Operation, Protocol, Server, Service, ServiceId, ServiceSettings, Timeouts,
-};
+use dpvs_api::{ApiError, ErrorKind, Operation, Protocol, Server, Service, ServiceId, ServiceSettings, Timeouts};
 
 use super::Registry;
 use super::validate::{self, Problem};
@@ -151,8 +149,9 @@ impl<'a> Drafter<'a> {
             Operation::DeleteLocalAddress { protocol, address, local_address } => {
                 let (id, service) = self.existing(*protocol, *address)?;
                 let Some(position) = service.local_addresses.iter().position(|a| a == local_address) else {
-                    let message =
-                        format!("local address {local_address} does not exist in service {id}; list the service to see its own");
+                    let message = format!(
+                        "local address {local_address} does not exist in service {id}; list the service to see its own"
+                    );
                     return Err(Problem::new(ErrorKind::NotFound, "local_address", message));
                 };
                 service.local_addresses.remove(position);

@@ -107,8 +107,9 @@ fn refusals() {
     };
     let settings = |settings| Operation::EditService { protocol: Protocol::Tcp, address: addr(VIP), settings };
     let edit = |timeout| settings(ServiceSettings { timeout: Some(timeout), ..ServiceSettings::default() });
-    let ports =
-        |first, last| settings(ServiceSettings { local_ports: LocalPorts { first, last }, ..ServiceSettings::default() });
+    let ports = |first, last| {
+        settings(ServiceSettings { local_ports: LocalPorts { first, last }, ..ServiceSettings::default() })
+    };
     use ErrorKind::{Exists, Invalid, NotFound};
     let cases: &[(Operation, ErrorKind, &str, &str)] = &[
         (add(VIP, &[]), Exists, "service.address", "service tcp/192.0.2.1:80 exists already; edit it instead"),
@@ -334,10 +335,10 @@ fn zero_reaches_the_named_service_or_all() {
     let (one, two) = (slot(VIP), slot("192.0.2.2:80"));
     let zero = Operation::Zero { service: Some((Protocol::Tcp, addr(VIP))) };
     assert_eq!(registry.apply(&[zero], &idle).unwrap(), [Change::Zeroed(one)]);
-    assert_eq!(registry.apply(&[Operation::Zero { service: None }], &idle).unwrap(), [
-        Change::Zeroed(one),
-        Change::Zeroed(two)
-    ]);
+    assert_eq!(
+        registry.apply(&[Operation::Zero { service: None }], &idle).unwrap(),
+        [Change::Zeroed(one), Change::Zeroed(two)]
+    );
 }
 
 #[test]
@@ -345,13 +346,12 @@ fn drafts_name_the_local_addresses_they_bring() {
     let registry = registry(&[add(VIP, &[])]);
     let mut with_local = service("192.0.2.2:80", &[]);
     with_local.local_addresses = vec![[10, 0, 0, 7].into()];
-    let draft =
-        registry.draft(&[add_local(VIP, "10.0.0.6"), Operation::AddService { service: with_local }]).unwrap();
+    let draft = registry.draft(&[add_local(VIP, "10.0.0.6"), Operation::AddService { service: with_local }]).unwrap();
     let got: Vec<_> = draft.local_addresses().iter().map(|l| (l.address.to_string(), l.path.as_str())).collect();
-    assert_eq!(got, [
-        ("10.0.0.6".to_owned(), "[0].local_address"),
-        ("10.0.0.7".to_owned(), "[1].service.local_addresses[0]")
-    ]);
+    assert_eq!(
+        got,
+        [("10.0.0.6".to_owned(), "[0].local_address"), ("10.0.0.7".to_owned(), "[1].service.local_addresses[0]")]
+    );
 }
 
 #[test]

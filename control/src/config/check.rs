@@ -1,0 +1,187 @@
+//! What the types cannot say: ranges and combinations.
+
+use std::collections::HashMap;
+
+use dpvs_api::{ErrorKind, ForwardMode, Operation};
+use tracing_subscriber::EnvFilter;
+
+use super::{Config, Daemon, Eal, Limits, Port, Workers};
+use crate::registry::{MAX_TIMEOUT, Registry};
+
+/// Most workers.
+const MAX_WORKERS: usize = 128;
+/// Longest path of a Unix socket: 108 bytes with the final zero (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+/// Longest name of a network interface: IFNAMSIZ is 16 with the final zero.
+const MAX_INTERFACE: usize = 15;
+/// A worker's connection table below this is of no use.
+const MIN_CONNECTIONS: usize = 1024;
+/// Slots are 32-bit numbers; this leaves room and is more than memory allows.
+const MAX_CONNECTIONS: usize = 1 << 30;
+
+/// What is wrong, with the key it is about.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub key: String,
+    pub message: String,
+}
+
+/// Collects problems.
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem { key: key.into(), message: message.into() });
+    }
+
+    fn range(&mut self, key: impl Into<String>, value: usize, range: std::ops::RangeInclusive<usize>) {
+        if !range.contains(&value) {
+            self.add(key, format!("{value} is out of range: give {} to {}", range.start(), range.end()));
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration.
+pub(super) fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    daemon(&config.daemon, &mut problems);
+    eal(&config.eal, &mut problems);
+    workers(&config.workers, &mut problems);
+    limits(&config.limits, config.workers.number(), &mut problems);
+    timeouts(config, &mut problems);
+    ports(config, &mut problems);
+    services(config, &mut problems);
+    problems.0
+}
+
+fn daemon(daemon: &Daemon, problems: &mut Problems) {
+    let length = daemon.socket.as_os_str().len();
+    if !daemon.socket.is_absolute() {
+        problems.add("daemon.socket", "must be an absolute path: begin it with /");
+    } else if length > MAX_SOCKET_PATH {
+        let message = format!("{length} bytes are too long for a Unix socket: use at most {MAX_SOCKET_PATH}");
+        problems.add("daemon.socket", message);
+    }
+    problems.range("daemon.drain_timeout", daemon.drain_timeout as usize, 0..=86_400);
+    if EnvFilter::try_new(&daemon.log).is_err() {
+        let message =
+            format!("'{}' is no log filter: give error, warn, info, debug or trace, or TARGET=LEVEL,...", daemon.log);
+        problems.add("daemon.log", message);
+    }
+}
+
+fn eal(eal: &Eal, problems: &mut Problems) {
+    if eal.file_prefix.is_empty() || eal.file_prefix.contains(|c: char| c == '/' || c.is_whitespace()) {
+        problems.add("eal.file_prefix", "must be part of a file name: use letters, digits, - and _");
+    }
+    if let Some(memory) = eal.memory_mb {
+        problems.range("eal.memory_mb", memory as usize, 16..=1 << 20);
+    }
+}
+
+fn workers(workers: &Workers, problems: &mut Problems) {
+    if let Some(count) = workers.count {
+        problems.range("workers.count", count, 1..=MAX_WORKERS);
+    }
+    match (workers.count, &workers.cores) {
+        (_, Some(cores)) if cores.is_empty() || cores.len() > MAX_WORKERS => {
+            problems.add("workers.cores", format!("{} cores: give one per worker, 1 to {MAX_WORKERS}", cores.len()));
+        }
+        (Some(count), Some(cores)) if cores.len() != count => {
+            let given = cores.len();
+            let message =
+                format!("{given} cores for {count} workers: give one per worker (a core may repeat), or remove count");
+            problems.add("workers.cores", message);
+        }
+        _ => {}
+    }
+}
+
+fn limits(limits: &Limits, workers: usize, problems: &mut Problems) {
+    let workers = workers.clamp(1, MAX_WORKERS);
+    problems.range("limits.connections", limits.connections, MIN_CONNECTIONS * workers..=MAX_CONNECTIONS);
+    problems.range("limits.services", limits.services, 1..=1 << 20);
+    problems.range("limits.servers", limits.servers, 1..=1 << 22);
+}
+
+fn timeouts(config: &Config, problems: &mut Problems) {
+    let timeouts = config.timeouts;
+    for (name, seconds) in [("tcp", timeouts.tcp), ("tcp_fin", timeouts.tcp_fin), ("udp", timeouts.udp)] {
+        problems.range(format!("timeouts.{name}"), seconds as usize, 1..=MAX_TIMEOUT as usize);
+    }
+}
+
+fn ports(config: &Config, problems: &mut Problems) {
+    if config.ports.is_empty() {
+        problems.add("ports", "there is no port: add a [[ports]] section with name and device");
+    }
+    let workers = config.workers.number();
+    let mut seen: HashMap<(&str, String), usize> = HashMap::new();
+    for (index, port) in config.ports.iter().enumerate() {
+        let interface = config.interface(index);
+        check_port(port, &interface, &format!("ports[{index}]"), workers, problems);
+        for (field, value) in [("name", &port.name), ("device", &port.device), ("interface", &interface)] {
+            if let Some(first) = seen.insert((field, value.clone()), index) {
+                let message = format!("'{value}' is the {field} of ports[{first}] already: give each port its own");
+                problems.add(format!("ports[{index}].{field}"), message);
+            }
+        }
+    }
+}
+
+fn check_port(port: &Port, interface: &str, key: &str, workers: usize, problems: &mut Problems) {
+    let at = |field: &str| format!("{key}.{field}");
+    if port.name.is_empty() || port.name.contains(char::is_whitespace) {
+        problems.add(at("name"), "must be a word: use letters and digits");
+    }
+    if port.device.is_empty() || port.device.contains(|c: char| c == ',' || c.is_whitespace()) {
+        let message = "must be a PCI address (0000:3b:00.0) or a virtual device (net_tap0): put arguments into vdev";
+        problems.add(at("device"), message);
+    } else if port.vdev.is_some() && !port.is_virtual() {
+        let message = format!("arguments are for virtual devices, but {} is a PCI device: remove vdev", port.device);
+        problems.add(at("vdev"), message);
+    }
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if interface.is_empty()
+        || interface.len() > MAX_INTERFACE
+        || interface.contains(bad)
+        || [".", ".."].contains(&interface)
+    {
+        let message =
+            format!("'{interface}' cannot be a network interface: use 1 to {MAX_INTERFACE} letters and digits");
+        problems.add(at("interface"), message);
+    }
+    if let Some(queues) = port.queues
+        && !(1..=workers).contains(&usize::from(queues))
+    {
+        let message = format!("{queues} queues for {workers} workers: give 1 to {workers}, or raise workers.count");
+        problems.add(at("queues"), message);
+    }
+    problems.range(at("rx_descriptors"), port.rx_descriptors.into(), 64..=32_768);
+    problems.range(at("tx_descriptors"), port.tx_descriptors.into(), 64..=32_768);
+    problems.range(at("mtu"), port.mtu.into(), 1280..=9216);
+}
+
+/// Adds the services to a registry one by one, so that each can have its error.
+fn services(config: &Config, problems: &mut Problems) {
+    let mut registry = Registry::new(config.limits.services.min(1 << 20), config.limits.servers.min(1 << 22));
+    for (index, service) in config.services.iter().enumerate() {
+        let key = format!("services[{index}]");
+        if let Err(error) = registry.apply(&[Operation::AddService { service: service.clone() }], &|_| false) {
+            let within = error.path.as_deref().and_then(|path| path.strip_prefix("[0].service")).unwrap_or_default();
+            let message = match within {
+                ".address" if error.kind == ErrorKind::Exists => {
+                    format!("service {} stands twice in the file; remove one, or merge them", service.id())
+                }
+                _ => error.message,
+            };
+            problems.add(format!("{key}{within}"), message);
+        }
+        let fullnat = service.servers.iter().any(|server| server.mode == ForwardMode::Fullnat);
+        if fullnat && service.local_addresses.is_empty() {
+            let message = format!("service {} has FULLNAT servers: give it at least one local address", service.id());
+            problems.add(format!("{key}.local_addresses"), message);
+        }
+    }
+}

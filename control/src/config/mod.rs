@@ -1,0 +1,269 @@
+//! The configuration file (TOML).
+//!
+//! Services have the types of the API. Unknown keys are refused everywhere, and every error names file, line, column and
+//! key, and what to do. `deploy/dpvsd.toml` shows every key with its default.
+
+mod check;
+mod document;
+pub mod reload;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use dpvs_api::{Service, Timeouts};
+use serde::Deserialize;
+
+pub use values::{MacAddress, Prefix};
+
+/// What is wrong with the configuration file, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// Line and column, both from 1, in characters; absent if the file cannot be read.
+    pub position: Option<(usize, usize)>,
+    /// The key, e.g. `services[0].servers[1].weight`; empty for errors of the syntax.
+    pub key: String,
+    /// What is wrong and what to do, in one line.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some((line, column)) = self.position {
+            write!(f, ":{line}:{column}")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// All that is wrong with the configuration file; at least one error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    /// One line: the first error, and how many more there are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [] => f.write_str("no error"),
+            [only] => only.fmt(f),
+            [first, rest @ ..] => write!(f, "{first} (and {} more: `dpvsd --check` shows all)", rest.len()),
+        }
+    }
+}
+
+/// The configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// The process.
+    pub daemon: Daemon,
+    /// DPDK's environment.
+    pub eal: Eal,
+    /// Worker threads.
+    pub workers: Workers,
+    /// Sizes of tables, fixed at start-up.
+    pub limits: Limits,
+    /// Director-wide connection timeouts.
+    pub timeouts: Timeouts,
+    /// Ports, at least one.
+    pub ports: Vec<Port>,
+    /// Virtual services to begin with.
+    pub services: Vec<Service>,
+}
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Daemon {
+    /// Unix socket of the API; an absolute path. Default `/run/dpvs/dpvsd.sock`.
+    pub socket: PathBuf,
+    /// Group that may use the socket, besides root. Default: the daemon's own group.
+    pub socket_group: Option<String>,
+    /// On SIGTERM, seconds to wait for connections to end while new ones are refused. Default 0: stop at once.
+    pub drain_timeout: u32,
+    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`) or `target=level,...`. Default `info`.
+    pub log: String,
+    /// Core of the control thread. Default: any but the workers'.
+    pub control_core: Option<usize>,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/run/dpvs/dpvsd.sock"),
+            socket_group: None,
+            drain_timeout: 0,
+            log: "info".to_owned(),
+            control_core: None,
+        }
+    }
+}
+
+/// DPDK's environment abstraction layer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Eal {
+    /// Tells DPDK processes on one machine apart. Default `dpvs`.
+    pub file_prefix: String,
+    /// Further EAL arguments. Default none.
+    pub args: Vec<String>,
+    /// Use of huge pages. Default `auto`: if the system has some free.
+    pub hugepages: Hugepages,
+    /// Memory for packet buffers and queues in MiB. Default: what the ports need.
+    pub memory_mb: Option<u32>,
+}
+
+impl Default for Eal {
+    fn default() -> Self {
+        Self { file_prefix: "dpvs".to_owned(), args: Vec::new(), hugepages: Hugepages::Auto, memory_mb: None }
+    }
+}
+
+/// Use of huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hugepages {
+    /// If the system has some free.
+    #[default]
+    Auto,
+    /// Fail without.
+    Yes,
+    /// Never: slower, and some NICs refuse.
+    No,
+}
+
+/// Worker threads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workers {
+    /// How many, 1 to 128. Default: as many as `cores`, or 1.
+    pub count: Option<usize>,
+    /// Core of each worker; a core may repeat. Default: the machine's last ones, one each as far as they reach.
+    pub cores: Option<Vec<usize>>,
+    /// What a worker does without packets. Default `poll`.
+    pub idle: Idle,
+}
+
+impl Workers {
+    /// How many workers there are to be.
+    pub fn number(&self) -> usize {
+        self.count.or(self.cores.as_ref().map(Vec::len)).unwrap_or(1)
+    }
+}
+
+/// What a worker does without packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// Looks again at once: lowest latency, its core is always busy.
+    #[default]
+    Poll,
+    /// Gives the core to others: for cores that are shared.
+    Yield,
+}
+
+/// Sizes of tables, fixed at start-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections of the whole director, per address family; divided among the workers. Default 1048576.
+    pub connections: usize,
+    /// Virtual services. Default 16384.
+    pub services: usize,
+    /// Real servers of all services, removed ones with connections left included. Default 131072.
+    pub servers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 1 << 20, services: 1 << 14, servers: 1 << 17 }
+    }
+}
+
+/// A DPDK port.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Name of your choice, unique.
+    pub name: String,
+    /// PCI address (`0000:3b:00.0`) or virtual device (`net_tap0`).
+    pub device: String,
+    /// Arguments of the virtual device, e.g. `iface=wire0`. Default none.
+    #[serde(default)]
+    pub vdev: Option<String>,
+    /// Mirror interface in the kernel. Default `dpvs0`, `dpvs1`, ... in the order of ports.
+    #[serde(default)]
+    pub interface: Option<String>,
+    /// Receive and transmit queues, at most one per worker. Default one per worker.
+    #[serde(default)]
+    pub queues: Option<u16>,
+    /// Descriptors of each receive queue, 64 to 32768. Default 1024.
+    #[serde(default = "descriptors")]
+    pub rx_descriptors: u16,
+    /// Descriptors of each transmit queue, 64 to 32768. Default 1024.
+    #[serde(default = "descriptors")]
+    pub tx_descriptors: u16,
+    /// Largest IP packet in bytes, 1280 to 9216. Default 1500.
+    #[serde(default = "mtu")]
+    pub mtu: u16,
+    /// MAC address. Default: the device's own.
+    #[serde(default)]
+    pub mac: Option<MacAddress>,
+    /// Addresses of the mirror interface with prefix lengths. Default none.
+    #[serde(default)]
+    pub addresses: Vec<Prefix>,
+}
+
+fn descriptors() -> u16 {
+    1024
+}
+
+fn mtu() -> u16 {
+    1500
+}
+
+impl Port {
+    /// Whether DPDK is to make the device.
+    pub fn is_virtual(&self) -> bool {
+        !values::is_pci_address(&self.device)
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let message = match error.kind() {
+                std::io::ErrorKind::NotFound => "there is no such file: name one with --config".to_owned(),
+                std::io::ErrorKind::InvalidData => "not UTF-8 text: save it as UTF-8".to_owned(),
+                _ => format!("cannot be read: {error}"),
+            };
+            ConfigErrors(vec![ConfigError { file: file.to_owned(), position: None, key: String::new(), message }])
+        })?;
+        Self::parse(file, &text)
+    }
+
+    /// Parses and checks the text of `file`; finds as many errors as it can.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigErrors> {
+        let document = document::Document::new(file, text);
+        let (config, mut errors) = document.read();
+        if errors.is_empty() {
+            let problems = check::check(&config);
+            errors.extend(problems.into_iter().map(|problem| document.error_at(&problem.key, problem.message)));
+        }
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// The mirror interface of a port, by its position.
+    pub fn interface(&self, port: usize) -> String {
+        self.ports[port].interface.clone().unwrap_or_else(|| format!("dpvs{port}"))
+    }
+}

@@ -1,0 +1,308 @@
+//! Tests of the configuration file: what it means, and what is said about mistakes.
+
+use std::path::Path;
+
+use dpvs_api::{ForwardMode, Protocol, Scheduler};
+
+use super::*;
+
+const PORT: &str = "[[ports]]\nname = 'lan'\ndevice = 'net_tap0'\n";
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(Path::new("t.toml"), text)
+}
+
+#[test]
+fn a_short_file_gets_the_defaults() {
+    let config = parse(PORT).unwrap();
+    assert_eq!(config.daemon.socket, Path::new("/run/dpvs/dpvsd.sock"));
+    assert_eq!((config.daemon.drain_timeout, config.daemon.log.as_str()), (0, "info"));
+    assert_eq!((config.eal.file_prefix.as_str(), config.eal.hugepages), ("dpvs", Hugepages::Auto));
+    assert_eq!((config.workers.number(), config.workers.idle), (1, Idle::Poll));
+    assert_eq!(config.limits, Limits { connections: 1_048_576, services: 16_384, servers: 131_072 });
+    assert_eq!(config.timeouts, Timeouts { tcp: 900, tcp_fin: 120, udp: 300 });
+    let port = &config.ports[0];
+    assert_eq!((port.rx_descriptors, port.tx_descriptors, port.mtu, port.queues), (1024, 1024, 1500, None));
+    assert_eq!(config.interface(0), "dpvs0");
+    assert!(port.is_virtual());
+}
+
+#[test]
+fn a_long_file_says_everything() {
+    let config = parse(
+        r#"
+[daemon]
+socket = "/tmp/s"
+socket_group = "adm"
+drain_timeout = 30
+log = "warn,control=debug"
+control_core = 0
+
+[eal]
+file_prefix = "p"
+args = ["--log-level=8"]
+hugepages = "no"
+memory_mb = 512
+
+[workers]
+cores = [1, 1]
+idle = "yield"
+
+[limits]
+connections = 4096
+
+[timeouts]
+udp = 5
+
+[[ports]]
+name = "lan"
+device = "net_tap0"
+vdev = "iface=wire0"
+interface = "lan0"
+queues = 2
+rx_descriptors = 64
+tx_descriptors = 128
+mtu = 9000
+mac = "02:00:00:00:00:01"
+addresses = ["192.0.2.1/24", "2001:db8::1/64"]
+
+[[ports]]
+name = "wan"
+device = "0000:3b:00.0"
+
+[[services]]
+protocol = "tcp"
+address = "192.0.2.10:80"
+scheduler = "wrr"
+timeout = 60
+local_ports = { first = 2000, last = 3000 }
+local_addresses = ["192.0.2.20"]
+
+[[services.servers]]
+address = "10.0.0.1:8080"
+mode = "fullnat"
+weight = 5
+
+[[services]]
+protocol = "udp"
+address = "[2001:db8::10]:53"
+
+[[services.servers]]
+address = "[2001:db8::20]:53"
+mode = "tun"
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.workers, Workers { count: None, cores: Some(vec![1, 1]), idle: Idle::Yield });
+    assert_eq!(config.workers.number(), 2);
+    assert_eq!(config.daemon.socket_group.as_deref(), Some("adm"));
+    assert_eq!((config.daemon.control_core, config.daemon.drain_timeout), (Some(0), 30));
+    assert_eq!((config.eal.memory_mb, config.eal.hugepages), (Some(512), Hugepages::No));
+    assert_eq!(config.limits, Limits { connections: 4096, ..Limits::default() });
+    assert_eq!(config.timeouts, Timeouts { udp: 5, ..Timeouts::default() });
+    assert_eq!((config.interface(0), config.interface(1)), ("lan0".to_owned(), "dpvs1".to_owned()));
+    assert_eq!(config.ports[0].mac, Some(MacAddress([2, 0, 0, 0, 0, 1])));
+    assert_eq!(config.ports[0].addresses[1].to_string(), "2001:db8::1/64");
+    assert!(!config.ports[1].is_virtual());
+    let [first, second] = config.services.as_slice() else { panic!("{:?}", config.services) };
+    assert_eq!((first.scheduler, first.timeout, first.local_ports.first), (Scheduler::Wrr, Some(60), 2000));
+    assert_eq!((first.servers[0].mode, first.servers[0].weight), (ForwardMode::Fullnat, 5));
+    assert_eq!((second.protocol, second.scheduler, second.servers[0].weight), (Protocol::Udp, Scheduler::Wlc, 1));
+}
+
+/// A mistake, and all that is said about it.
+#[test]
+fn mistakes() {
+    let service = "[[services]]\nprotocol = 'tcp'\naddress = '192.0.2.10:80'\n";
+    let server = "[[services.servers]]\naddress = '10.0.0.1:80'\n";
+    let cases: &[(&str, &[&str])] = &[
+        // Syntax.
+        ("[daemon\n", &["t.toml:1:8: unclosed table, expected `]`"]),
+        ("[limits]\nservices = 1\nservices = 2\n", &["t.toml:3:1: duplicate key"]),
+        (
+            "a = = 1\n",
+            &["t.toml:1:5: extra `=`, expected nothing", "t.toml:1:7: unexpected key or value, expected newline, `#`"],
+        ),
+        // Names and types.
+        (
+            "[deamon]\nlog = 'info'\n",
+            &["t.toml:1:2: deamon: unknown section: correct or remove it; there are daemon, eal, workers, limits, \
+               timeouts, ports, services"],
+        ),
+        (
+            "[daemon]\nlog = 'info'\nlogs = 'info'\n",
+            &[
+                "t.toml:3:1: daemon.logs: unknown field `logs`, expected one of `socket`, `socket_group`, `drain_timeout`, \
+               `log`, `control_core`; correct or remove it",
+            ],
+        ),
+        (
+            "daemon = 1\n",
+            &["t.toml:1:10: daemon: must be a section: write [daemon] on a line of its own and its keys below"],
+        ),
+        (
+            "[ports]\nname = 'x'\n",
+            &["t.toml:1:1: ports: must be a list: write [[ports]], with two brackets, before each of them"],
+        ),
+        (
+            "[limits]\nservices = 'many'\n",
+            &["t.toml:2:12: limits.services: invalid type: string \"many\", expected usize"],
+        ),
+        ("[limits]\nservices = -1\n", &["t.toml:2:12: limits.services: invalid value: integer `-1`, expected usize"]),
+        (
+            "[eal]\nhugepages = 'maybe'\n",
+            &["t.toml:2:13: eal.hugepages: unknown variant `maybe`, expected one of `auto`, `yes`, `no`"],
+        ),
+        ("[[ports]]\nname = 'x'\n", &["t.toml:1:1: ports[0]: missing field `device`: add it here"]),
+        (
+            "[[ports]]\nname = 'x'\ndevice = 'net_tap0'\nmac = '1'\n",
+            &["t.toml:4:7: ports[0].mac: '1' is not a MAC address: write six bytes, e.g. 02:00:00:00:00:01"],
+        ),
+        (
+            "[[ports]]\nname = 'x'\ndevice = 'net_tap0'\naddresses = ['192.0.2.1/24', '10.0.0.1']\n",
+            &["t.toml:4:31: ports[0].addresses[1]: '10.0.0.1' has no prefix length: write ADDRESS/LENGTH, \
+               e.g. 192.0.2.1/24 or 2001:db8::1/64"],
+        ),
+        (
+            "[[services]]\nprotocol = 'tcp'\naddress = '192.0.2.10'\n",
+            &[
+                "t.toml:3:11: services[0].address: invalid socket address syntax: write ADDRESS:PORT, e.g. 192.0.2.1:80 \
+               or [2001:db8::1]:80",
+            ],
+        ),
+        (
+            "[[services]]\nprotocol = 'sctp'\naddress = '192.0.2.10:80'\nschedular = 'rr'\n[[ports]]\nname = 1\n",
+            &[
+                "t.toml:2:12: services[0].protocol: unknown variant `sctp`, expected `tcp` or `udp`",
+                "t.toml:6:8: ports[0].name: invalid type: integer `1`, expected a string",
+            ],
+        ),
+        // Meaning: all errors at once, each at its line.
+        ("", &["t.toml:1:1: ports: there is no port: add a [[ports]] section with name and device"]),
+        (
+            &format!("[daemon]\nsocket = 'run/s'\nlog = 'a=b=c'\ndrain_timeout = 86401\n{PORT}"),
+            &[
+                "t.toml:2:10: daemon.socket: must be an absolute path: begin it with /",
+                "t.toml:4:17: daemon.drain_timeout: 86401 is out of range: give 0 to 86400",
+                "t.toml:3:7: daemon.log: 'a=b=c' is no log filter: give error, warn, info, debug or trace, or TARGET=LEVEL,...",
+            ],
+        ),
+        (
+            &format!("[daemon]\nsocket = '/{}'\n{PORT}", "x".repeat(107)),
+            &["t.toml:2:10: daemon.socket: 108 bytes are too long for a Unix socket: use at most 107"],
+        ),
+        (
+            &format!("[eal]\nfile_prefix = 'a/b'\nmemory_mb = 1\n{PORT}"),
+            &[
+                "t.toml:2:15: eal.file_prefix: must be part of a file name: use letters, digits, - and _",
+                "t.toml:3:13: eal.memory_mb: 1 is out of range: give 16 to 1048576",
+            ],
+        ),
+        (
+            &format!("[workers]\ncount = 3\ncores = [1, 2]\n{PORT}"),
+            &[
+                "t.toml:3:9: workers.cores: 2 cores for 3 workers: give one per worker (a core may repeat), or remove count",
+            ],
+        ),
+        (&format!("[workers]\ncount = 0\n{PORT}"), &["t.toml:2:9: workers.count: 0 is out of range: give 1 to 128"]),
+        (
+            &format!("[workers]\ncores = []\n{PORT}"),
+            &["t.toml:2:9: workers.cores: 0 cores: give one per worker, 1 to 128"],
+        ),
+        (
+            &format!("[limits]\nconnections = 2047\nservers = 0\n[workers]\ncount = 2\n{PORT}"),
+            &[
+                "t.toml:2:15: limits.connections: 2047 is out of range: give 2048 to 1073741824",
+                "t.toml:3:11: limits.servers: 0 is out of range: give 1 to 4194304",
+            ],
+        ),
+        (
+            &format!("[timeouts]\ntcp = 0\nudp = 2678401\n{PORT}"),
+            &[
+                "t.toml:2:7: timeouts.tcp: 0 is out of range: give 1 to 2678400",
+                "t.toml:3:7: timeouts.udp: 2678401 is out of range: give 1 to 2678400",
+            ],
+        ),
+        (
+            &format!(
+                "{PORT}interface = 'abcdefghijklmnop'\nqueues = 2\nrx_descriptors = 63\ntx_descriptors = 32769\nmtu = 1279\n"
+            ),
+            &[
+                "t.toml:4:13: ports[0].interface: 'abcdefghijklmnop' cannot be a network interface: use 1 to 15 letters and digits",
+                "t.toml:5:10: ports[0].queues: 2 queues for 1 workers: give 1 to 1, or raise workers.count",
+                "t.toml:6:18: ports[0].rx_descriptors: 63 is out of range: give 64 to 32768",
+                "t.toml:7:18: ports[0].tx_descriptors: 32769 is out of range: give 64 to 32768",
+                "t.toml:8:7: ports[0].mtu: 1279 is out of range: give 1280 to 9216",
+            ],
+        ),
+        (
+            &format!("{PORT}{PORT}interface = 'dpvs0'\n"),
+            &[
+                "t.toml:5:8: ports[1].name: 'lan' is the name of ports[0] already: give each port its own",
+                "t.toml:6:10: ports[1].device: 'net_tap0' is the device of ports[0] already: give each port its own",
+                "t.toml:7:13: ports[1].interface: 'dpvs0' is the interface of ports[0] already: give each port its own",
+            ],
+        ),
+        (
+            "[[ports]]\nname = 'x y'\ndevice = 'net_tap0,iface=a'\n[[ports]]\nname = 'y'\ndevice = '3b:00.0'\nvdev = ''\n",
+            &[
+                "t.toml:2:8: ports[0].name: must be a word: use letters and digits",
+                "t.toml:3:10: ports[0].device: must be a PCI address (0000:3b:00.0) or a virtual device (net_tap0): \
+                 put arguments into vdev",
+                "t.toml:7:8: ports[1].vdev: arguments are for virtual devices, but 3b:00.0 is a PCI device: remove vdev",
+            ],
+        ),
+        (
+            &format!("{PORT}{service}{server}mode = 'dr'\nweight = 70000\n{service}timeout = 0\n"),
+            &[
+                "t.toml:10:10: services[0].servers[0].weight: weight 70000 of server 10.0.0.1:80 is too large; give 0 to 65535",
+                "t.toml:14:11: services[1].timeout: service tcp/192.0.2.10:80: a timeout of 0 seconds is out of range; \
+                 give 1 to 2678400 (31 days)",
+            ],
+        ),
+        (
+            &format!("{PORT}{service}{service}"),
+            &[
+                "t.toml:9:11: services[1].address: service tcp/192.0.2.10:80 stands twice in the file; remove one, or merge them",
+            ],
+        ),
+        (
+            &format!("{PORT}{service}{server}mode = 'fullnat'\n"),
+            &[
+                "t.toml:4:1: services[0].local_addresses: service tcp/192.0.2.10:80 has FULLNAT servers: give it at least one \
+               local address",
+            ],
+        ),
+        (
+            &format!(
+                "[limits]\nservices = 1\n{PORT}{service}[[services]]\nprotocol = 'udp'\naddress = '192.0.2.10:80'\n"
+            ),
+            &["t.toml:9:1: services[1]: no room for another service: 1 are configured or still have connections; \
+               raise limits.services in the configuration file and restart dpvsd"],
+        ),
+    ];
+    for (text, expected) in cases {
+        let errors = parse(text).expect_err(text).0;
+        let got: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let got: Vec<&str> = got.iter().map(String::as_str).collect();
+        assert_eq!(got, *expected, "{text}");
+        assert!(got.iter().all(|line| !line.contains('\n')));
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    let error = Config::load(&file).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: there is no such file: name one with --config", file.display()));
+    std::fs::write(&file, [0xff, 0xfe]).unwrap();
+    assert!(Config::load(&file).unwrap_err().to_string().ends_with("not UTF-8 text: save it as UTF-8"));
+    std::fs::write(&file, "[limits]\nservers = 0\nservices = 0").unwrap();
+    let error = Config::load(&file).unwrap_err().to_string();
+    assert!(
+        error
+            .ends_with("limits.services: 0 is out of range: give 1 to 1048576 (and 2 more: `dpvsd --check` shows all)"),
+        "{error}"
+    );
+}
