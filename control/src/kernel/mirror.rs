@@ -47,26 +47,43 @@ pub(super) struct Mirror {
 impl Mirror {
     /// Creates the interface with the port's MAC address and MTU; it is still down.
     pub async fn create(port: PortId, config: &PortKernel, requests: &mut Requests) -> Result<Self, KernelError> {
-        let failed = |source| KernelError::mirror(&config.interface, source);
+        let failed = |source| KernelError::creation(&config.interface, source);
         let tap = DeviceBuilder::new().name(&config.interface).layer(Layer::L2).inherit_enable_state().build_async();
         let tap = tap.map_err(failed)?;
         let index = tap.if_index().map_err(failed)?;
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.attributes.push(LinkAttribute::Address(config.mac.to_vec()));
-        link.attributes.push(LinkAttribute::Mtu(config.mtu.into()));
-        requests.change(RouteNetlinkMessage::SetLink(link), 0).await.map_err(failed)?;
-        Ok(Self { port, interface: config.interface.clone(), index, tap })
+        let mirror = Self { port, interface: config.interface.clone(), index, tap };
+        let mac = LinkAttribute::Address(config.mac.to_vec());
+        mirror.change("set the MAC address (no group address)", LinkFlags::empty(), Some(mac), requests).await?;
+        let mtu = LinkAttribute::Mtu(config.mtu.into());
+        mirror.change("set the MTU (68 to 65521)", LinkFlags::empty(), Some(mtu), requests).await?;
+        Ok(mirror)
     }
 
     /// Sets the interface up.
     pub async fn set_up(&self, requests: &mut Requests) -> Result<(), KernelError> {
+        self.change("set it up", LinkFlags::Up, None, requests).await
+    }
+
+    /// Tells the kernel whether the port has link.
+    pub async fn set_carrier(&self, up: bool, requests: &mut Requests) -> Result<(), KernelError> {
+        let carrier = LinkAttribute::Carrier(up.into());
+        self.change("set the link state", LinkFlags::empty(), Some(carrier), requests).await
+    }
+
+    /// Changes an attribute of the interface and sets `flags`. `action` says what for.
+    async fn change(
+        &self,
+        action: &'static str,
+        flags: LinkFlags,
+        attribute: Option<LinkAttribute>,
+        requests: &mut Requests,
+    ) -> Result<(), KernelError> {
         let mut link = LinkMessage::default();
         link.header.index = self.index;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
+        (link.header.flags, link.header.change_mask) = (flags, flags);
+        link.attributes.extend(attribute);
         let outcome = requests.change(RouteNetlinkMessage::SetLink(link), 0).await;
-        outcome.map_err(|source| KernelError::mirror(&self.interface, source))
+        outcome.map_err(|source| KernelError::Mirror { interface: self.interface.clone(), action, source })
     }
 }
 

@@ -1,11 +1,11 @@
 //! Linux as the slow path of the director.
 //!
-//! * [`mirror`]: a TAP interface per DPDK port, by which the kernel receives what workers punt and sends by the port.
-//! * [`follow`]: keeps a [`model`] of the kernel's links, addresses, routes and neighbours and [`compile`]s it into the
-//!   packet path's [`Fib`], a few milliseconds after each change.
-//! * [`neighbour`]: makes the kernel resolve next hops, and verify those it would otherwise forget.
-//! * [`address`]: host addresses that the configuration asks for.
-//! * [`netlink`], [`read`]: the sockets, and what is read from them.
+//! * `mirror`: a TAP interface per DPDK port, by which the kernel receives what workers punt and sends by the port.
+//! * `follow`: keeps a `model` of the kernel's links, addresses, routes and neighbours and has it compiled (`compile`)
+//!   into the packet path's [`Fib`], a few milliseconds after each change.
+//! * `neighbour`: makes the kernel resolve next hops, and verify those it would otherwise forget.
+//! * `address`: host addresses that the configuration asks for.
+//! * `netlink`, `read`: the sockets, and what is read from them.
 //!
 //! What counts as a route: the tables local, main and default, consulted in this order for equal prefixes. A route out
 //! of an interface that is no mirror is in the FIB without next hops, so that its packets are not sent elsewhere.
@@ -84,11 +84,13 @@ pub enum KernelError {
         /// The mirror interface.
         interface: String,
     },
-    /// Another error about a mirror interface.
-    #[error("mirror interface {interface}: {source}")]
+    /// The driver refuses for another reason, or the interface cannot be changed.
+    #[error("mirror interface {interface}: cannot {action}: {source}")]
     Mirror {
         /// The mirror interface.
         interface: String,
+        /// What was to be done, with what is allowed.
+        action: &'static str,
         /// What the kernel says.
         source: io::Error,
     },
@@ -116,16 +118,16 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    /// Explains an error about a mirror interface. The driver's answers: EBUSY for a TAP of another process, EINVAL for
+    /// Explains why a TAP cannot be created. The driver's answers are EBUSY for a TAP of another process and EINVAL for
     /// an interface of another kind (`tun_set_iff` in drivers/net/tun.c).
-    fn mirror(interface: &str, source: io::Error) -> Self {
+    fn creation(interface: &str, source: io::Error) -> Self {
         let interface = interface.to_owned();
         match source.raw_os_error() {
             Some(errno::EPERM) => Self::NotPermitted { interface },
             Some(errno::EBUSY | errno::EINVAL | errno::EEXIST) => Self::NameTaken { interface },
             Some(errno::ENODEV | errno::ENXIO) => Self::NoTapDriver { interface },
             _ if source.kind() == io::ErrorKind::NotFound => Self::NoTapDriver { interface },
-            _ => Self::Mirror { interface, source },
+            _ => Self::Mirror { interface, action: "create it", source },
         }
     }
 }
@@ -194,6 +196,13 @@ impl Kernel {
             addresses.remove(address).await?;
         }
         Ok(())
+    }
+
+    /// Tells the kernel whether a port has link. Without, the kernel and the FIB pass over routes out of the port.
+    /// A mirror interface begins with link. Nothing happens if there is no such port.
+    pub async fn set_carrier(&self, port: PortId, up: bool) -> Result<(), KernelError> {
+        let Some(mirror) = self.mirrors.get(usize::from(port.0)) else { return Ok(()) };
+        mirror.set_carrier(up, &mut Requests::open()?).await
     }
 
     /// The counters now.

@@ -196,8 +196,8 @@ fn mirror_interfaces_come_and_go_with_the_director() {
 }
 
 #[test]
-fn names_that_cannot_be_had_are_explained() {
-    in_namespace("names_that_cannot_be_had_are_explained", async || {
+fn what_cannot_be_had_is_explained() {
+    in_namespace("what_cannot_be_had_is_explained", async || {
         let lab = Lab::start(&[]).await;
         let start = async |interface: &str| {
             let error = Kernel::start(shared(1), vec![port(interface, &[])]).await.err().unwrap();
@@ -210,6 +210,14 @@ fn names_that_cannot_be_had_are_explained() {
         assert!(matches!(start("a-name-too-long-for-linux").await, KernelError::BadName { .. }));
         assert!(matches!(start("a/b").await, KernelError::BadName { .. }));
         assert!(matches!(Kernel::start(shared(1), vec![port("", &[])]).await, Err(KernelError::BadName { .. })));
+        for (what, bad) in [
+            ("MTU", PortKernel { mtu: 60, ..port("dpvs1", &[]) }),
+            ("MAC", PortKernel { mac: [0xff; 6], ..port("dpvs1", &[]) }),
+        ] {
+            let error = Kernel::start(shared(1), vec![bad]).await.err().unwrap().to_string();
+            assert!(error.contains("dpvs1") && error.contains(what), "{error}");
+        }
+        assert!(!ip("-o link show").contains("dpvs1"), "nothing is left of a failed start");
         drop(lab);
     });
 }
@@ -274,6 +282,13 @@ fn changes_of_the_kernel_reach_the_fib() {
         .await;
         ip("addr add 192.0.2.80/32 dev lo");
         lab.until("address of another interface", |l| local(l, "192.0.2.80")).await;
+
+        lab.kernel.set_carrier(PortId(0), false).await.unwrap();
+        lab.until("no link", |l| l.resolve("10.0.0.7") == Resolution::NoRoute).await;
+        lab.until("no link, IPv6", |l| l.resolve("fd00::7") == Resolution::NoRoute).await;
+        lab.kernel.set_carrier(PortId(0), true).await.unwrap();
+        lab.until("link", |l| l.next_hop("10.0.0.7").as_deref() == Some("10.0.0.7")).await;
+        lab.until("link, IPv6", |l| l.next_hop("fd00::8").as_deref() == Some("fd00::8")).await;
 
         ip("link set dpvs0 mtu 1400");
         lab.until("MTU", |l| l.fib.borrow().ports[0].mtu == 1400).await;
