@@ -118,13 +118,9 @@ impl<A: Address> ConnTable<A> {
 
     /// Adds a connection that ends once it was idle for `timeout_s` seconds. On an error nothing has changed.
     pub fn insert(&mut self, conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
-        let (inbound_hash, outbound_hash) = self.hashes(&conn);
-        let id = self.free.unwrap_or(self.entries.len() as u32);
         // All the cache lines that are needed, at once.
-        self.index.prefetch(inbound_hash);
-        if let Some(hash) = outbound_hash {
-            self.index.prefetch(hash);
-        }
+        let (inbound_hash, outbound_hash) = self.prefetched_hashes(&conn);
+        let id = self.free.unwrap_or(self.entries.len() as u32);
         if let Some(entry) = self.entries.get(id as usize) {
             hw::prefetch(&entry.timer);
         }
@@ -183,7 +179,7 @@ impl<A: Address> ConnTable<A> {
         let mut conn = self.get(id).clone();
         debug_assert!(conn.timer.is_armed(), "removal of a connection that is not in the table");
         if conn.timer.is_armed() {
-            let (inbound, outbound) = self.hashes(&conn);
+            let (inbound, outbound) = self.prefetched_hashes(&conn);
             self.wheel.disarm(&mut self.entries, id.0);
             self.release(id, inbound, outbound);
         }
@@ -204,11 +200,7 @@ impl<A: Address> ConnTable<A> {
             while !due.is_full()
                 && let Some(id) = self.wheel.next_due(&mut self.entries, until, &mut budget)
             {
-                let (inbound, outbound) = self.hashes(&self.entries[id as usize]);
-                self.index.prefetch(inbound);
-                if let Some(outbound) = outbound {
-                    self.index.prefetch(outbound);
-                }
+                let (inbound, outbound) = self.prefetched_hashes(&self.entries[id as usize]);
                 due.push((ConnId(id), inbound, outbound));
             }
             if due.is_empty() {
@@ -269,11 +261,16 @@ impl<A: Address> ConnTable<A> {
         (next < self.entries.len()).then_some(next as u64)
     }
 
-    /// The hashes of the tuples that a connection is indexed by.
+    /// The hashes of the tuples that a connection is indexed by; their buckets are on the way into the cache.
     #[inline(always)]
-    fn hashes(&self, conn: &Conn<A>) -> (u64, Option<u64>) {
+    fn prefetched_hashes(&self, conn: &Conn<A>) -> (u64, Option<u64>) {
+        let inbound = self.hash(&conn.inbound());
+        self.index.prefetch(inbound);
         let outbound = conn.mode.sees_replies().then(|| self.hash(&conn.outbound()));
-        (self.hash(&conn.inbound()), outbound)
+        if let Some(outbound) = outbound {
+            self.index.prefetch(outbound);
+        }
+        (inbound, outbound)
     }
 
     /// Takes an entry that has left the wheel out of the index and puts it on the free list.
