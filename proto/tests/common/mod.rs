@@ -157,11 +157,11 @@ pub fn unicast_v6() -> impl Strategy<Value = Ipv6Addr> {
         .prop_filter("unicast", |a| !a.is_multicast() && !a.is_loopback() && !a.is_unspecified())
 }
 
-/// A source and a destination of one family.
-pub fn endpoints() -> impl Strategy<Value = (IpAddr, IpAddr)> {
-    let v4 = (unicast_v4(), unicast_v4()).prop_map(|(src, dst)| (IpAddr::V4(src), IpAddr::V4(dst)));
-    let v6 = (unicast_v6(), unicast_v6()).prop_map(|(src, dst)| (IpAddr::V6(src), IpAddr::V6(dst)));
-    prop_oneof![v4, v6].prop_filter("two hosts", |(src, dst)| src != dst)
+/// A source and a destination in each family, of two hosts.
+pub fn endpoints() -> impl Strategy<Value = [(IpAddr, IpAddr); 2]> {
+    ((unicast_v4(), unicast_v4()), (unicast_v6(), unicast_v6()))
+        .prop_filter("two hosts", |(v4, v6)| v4.0 != v4.1 && v6.0 != v6.1)
+        .prop_map(|(v4, v6)| [(v4.0.into(), v4.1.into()), (v6.0.into(), v6.1.into())])
 }
 
 fn words(max: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -179,7 +179,8 @@ fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
 
 /// Whole packets, TCP and UDP, IPv4 and IPv6, with and without options.
 pub fn spec() -> impl Strategy<Value = Spec> {
-    let ip = (endpoints(), any::<u8>(), any::<u8>(), words(10), [extension(), extension()], any::<bool>());
+    let addresses = (endpoints(), any::<bool>()).prop_map(|(of, v6)| of[usize::from(v6)]);
+    let ip = (addresses, any::<u8>(), any::<u8>(), words(10), [extension(), extension()], any::<bool>());
     let l4 = (any::<u16>(), any::<u16>(), any::<bool>(), any::<u8>(), words(10));
     (ip, l4, bytes(64), bytes(20)).prop_map(|(ip, l4, payload, padding)| {
         let ((src, dst), tos, ttl, ip_options, extensions, atomic_fragment) = ip;
