@@ -1,0 +1,244 @@
+//! From a command line to what is to be done.
+
+use std::net::SocketAddr;
+
+use dpvs_api::{ForwardMode, LocalPorts, Operation, Protocol, Scheduler, Server, Service, ServiceId, Timeouts};
+
+use crate::arguments::{Arguments, ServiceArgument, Transport};
+use crate::check::{self, Command, Opt, TunType};
+use crate::failure::Failure;
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Change(Change),
+    List(List),
+    Save { numeric: bool },
+    Restore,
+    LocalAddresses(Option<ServiceId>),
+}
+
+/// A change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// One that says all that there is to say.
+    Operation(Operation),
+    /// An edit of a service, whose other settings stay as they are.
+    EditService { id: ServiceId, scheduler: Scheduler, timeout: Option<u32>, local_ports: Option<LocalPorts> },
+}
+
+/// What to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum List {
+    Table(Format, Option<ServiceId>),
+    Connections(Format),
+    Timeouts,
+    Daemons,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Format {
+    pub numeric: bool,
+    pub no_sort: bool,
+    pub exact: bool,
+    /// `-c --persistent-conn` prints persistence engines.
+    pub persistence_engine: bool,
+    pub view: View,
+}
+
+/// Which columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum View {
+    #[default]
+    Table,
+    Stats,
+    Rate,
+    Thresholds,
+    PersistentConn,
+    TunInfo,
+}
+
+/// Checks what a command line says as a whole.
+pub(crate) fn action(arguments: Arguments) -> Result<Action, Failure> {
+    check::options(arguments.command, arguments.options)?;
+    match arguments.command {
+        Command::AddService | Command::EditService => service(&arguments).map(Action::Change),
+        Command::AddServer | Command::EditServer => server(&arguments).map(operation),
+        Command::DeleteService => {
+            let ServiceId { protocol, address } = service_id(&arguments)?;
+            Ok(operation(Operation::DeleteService { protocol, address }))
+        }
+        Command::DeleteServer => {
+            let ServiceId { protocol, address } = service_id(&arguments)?;
+            let server = server_address(&arguments, address)?;
+            Ok(operation(Operation::DeleteServer { protocol, address, server }))
+        }
+        Command::AddLocalAddress | Command::DeleteLocalAddress => local_address(arguments).map(operation),
+        Command::GetLocalAddress => optional_service(&arguments).map(Action::LocalAddresses),
+        Command::Clear => Ok(operation(Operation::Clear)),
+        Command::Zero => {
+            let service = optional_service(&arguments)?.map(|id| (id.protocol, id.address));
+            Ok(operation(Operation::Zero { service }))
+        }
+        Command::Set => {
+            let [tcp, tcp_fin, udp] = arguments.timeouts;
+            Ok(operation(Operation::SetTimeouts { timeouts: Timeouts { tcp, tcp_fin, udp } }))
+        }
+        Command::List => list(&arguments).map(Action::List),
+        Command::Save => Ok(Action::Save { numeric: arguments.options.has(Opt::Numeric) }),
+        Command::Restore => Ok(Action::Restore),
+        Command::StartDaemon | Command::StopDaemon => Err(Failure::unsupported("connection synchronization daemons")),
+    }
+}
+
+fn operation(operation: Operation) -> Action {
+    Action::Change(Change::Operation(operation))
+}
+
+/// The service of a command that needs one.
+fn service_id(arguments: &Arguments) -> Result<ServiceId, Failure> {
+    // Whether there is one is checked before.
+    match arguments.service {
+        Some(ServiceArgument::Address(Transport::Tcp, address)) => Ok(ServiceId { protocol: Protocol::Tcp, address }),
+        Some(ServiceArgument::Address(Transport::Udp, address)) => Ok(ServiceId { protocol: Protocol::Udp, address }),
+        Some(ServiceArgument::Address(Transport::Sctp, _)) => {
+            Err(Failure::unsupported("SCTP services (--sctp-service)"))
+        }
+        Some(ServiceArgument::Fwmark { .. }) | None => Err(Failure::unsupported("firewall-mark services (-f)")),
+    }
+}
+
+fn optional_service(arguments: &Arguments) -> Result<Option<ServiceId>, Failure> {
+    arguments.service.map(|_| service_id(arguments)).transpose()
+}
+
+fn service(arguments: &Arguments) -> Result<Change, Failure> {
+    let options = arguments.options;
+    if let Some(ServiceArgument::Address(transport, address)) = arguments.service {
+        if address.port() == 0 && !options.has(Opt::Persistent) {
+            return Err(Failure::usage("Zero port specified for non-persistent service"));
+        }
+        if options.has(Opt::OnePacket) && transport != Transport::Udp {
+            return Err(Failure::usage("One-Packet Scheduling is only for UDP virtual services"));
+        }
+    }
+    let id = service_id(arguments)?;
+    for (option, what) in [
+        (Opt::Persistent, "persistent services (-p)"),
+        (Opt::Netmask, "persistence netmasks (-M)"),
+        (Opt::OnePacket, "one-packet scheduling (-o)"),
+        (Opt::PersistenceEngine, "persistence engines (--pe)"),
+        (Opt::SynProxy, "the SYN proxy (-j)"),
+    ] {
+        if options.has(option) {
+            return Err(Failure::unsupported(what));
+        }
+    }
+    let scheduler = match arguments.scheduler.as_deref() {
+        None => Scheduler::default(),
+        Some(name) => [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc]
+            .into_iter()
+            .find(|scheduler| scheduler.name() == name)
+            .ok_or_else(|| Failure::no_scheduler(name))?,
+    };
+    if options.has(Opt::SchedulerFlags) {
+        return Err(Failure::unsupported("scheduler flags (-b)"));
+    }
+    let (timeout, local_ports) = (arguments.conn_timeout, arguments.local_ports);
+    if arguments.command == Command::EditService {
+        return Ok(Change::EditService { id, scheduler, timeout, local_ports });
+    }
+    Ok(Change::Operation(Operation::AddService {
+        service: Service {
+            protocol: id.protocol,
+            address: id.address,
+            scheduler,
+            timeout,
+            local_ports: local_ports.unwrap_or_default(),
+            local_addresses: Vec::new(),
+            servers: Vec::new(),
+        },
+    }))
+}
+
+/// Address and port of the server; the port is the service's if not given, and always in DR and TUN modes, where the
+/// packet's port is not translated.
+fn server_address(arguments: &Arguments, service: SocketAddr) -> Result<SocketAddr, Failure> {
+    let (address, l4_port) =
+        arguments.server.ok_or_else(|| Failure::usage("illegal real server address[:port] specified"))?;
+    let is_untranslated =
+        arguments.command != Command::DeleteServer && matches!(arguments.mode, ForwardMode::Dr | ForwardMode::Tun);
+    let l4_port = l4_port.filter(|_| !is_untranslated).unwrap_or(service.port());
+    Ok(SocketAddr::new(address, l4_port))
+}
+
+fn server(arguments: &Arguments) -> Result<Operation, Failure> {
+    let is_tunnel = arguments.mode == ForwardMode::Tun;
+    if let (Some(ServiceArgument::Address(_, service)), Some((server, _))) = (arguments.service, arguments.server) {
+        // dpvsd itself says which families FULLNAT can join.
+        let may_differ = is_tunnel || arguments.mode == ForwardMode::Fullnat;
+        if service.is_ipv4() != server.is_ipv4() && !may_differ {
+            return Err(Failure::usage("Different address family is allowed only for tunneling servers"));
+        }
+    }
+    check::tunnel(arguments.tun_type, is_tunnel, arguments.options)?;
+    let ServiceId { protocol, address } = service_id(arguments)?;
+    match arguments.tun_type {
+        TunType::Ipip => {}
+        TunType::Gue => return Err(Failure::unsupported("GUE tunnels (--tun-type gue)")),
+        TunType::Gre => return Err(Failure::unsupported("GRE tunnels (--tun-type gre)")),
+    }
+    let server = Server {
+        address: server_address(arguments, address)?,
+        mode: arguments.mode,
+        weight: arguments.weight,
+        upper_threshold: arguments.upper_threshold,
+        lower_threshold: arguments.lower_threshold,
+    };
+    Ok(match arguments.command {
+        Command::AddServer => Operation::AddServer { protocol, address, server },
+        _ => Operation::EditServer { protocol, address, server },
+    })
+}
+
+fn local_address(arguments: Arguments) -> Result<Operation, Failure> {
+    let ServiceId { protocol, address } = service_id(&arguments)?;
+    let local_address = arguments.local_address.ok_or_else(|| Failure::usage("illegal local address specified"))?;
+    Ok(match arguments.command {
+        Command::AddLocalAddress => {
+            Operation::AddLocalAddress { protocol, address, local_address, interface: arguments.interface }
+        }
+        _ => Operation::DeleteLocalAddress { protocol, address, local_address },
+    })
+}
+
+fn list(arguments: &Arguments) -> Result<List, Failure> {
+    let options = arguments.options;
+    // Of several views the first here wins.
+    let view = [
+        (Opt::Stats, View::Stats),
+        (Opt::Rate, View::Rate),
+        (Opt::Thresholds, View::Thresholds),
+        (Opt::PersistentConn, View::PersistentConn),
+        (Opt::TunInfo, View::TunInfo),
+    ]
+    .into_iter()
+    .find_map(|(option, view)| options.has(option).then_some(view));
+    let format = Format {
+        numeric: options.has(Opt::Numeric),
+        no_sort: options.has(Opt::NoSort),
+        exact: options.has(Opt::Exact),
+        persistence_engine: options.has(Opt::PersistentConn),
+        view: view.unwrap_or_default(),
+    };
+    Ok(if options.has(Opt::Connection) {
+        List::Connections(format)
+    } else if options.has(Opt::Timeout) {
+        List::Timeouts
+    } else if options.has(Opt::Daemon) {
+        List::Daemons
+    } else {
+        List::Table(format, optional_service(arguments)?)
+    })
+}

@@ -1,0 +1,60 @@
+//! `-h` and `-v`.
+
+use std::io::{self, Write};
+
+/// Version of IPVS whose behaviour dpvsd offers.
+pub(crate) const IPVS_VERSION: &str = "1.2.1";
+
+/// Prints the version. Scripts look for `ipvsadm v1.31`.
+pub(crate) fn version(output: &mut dyn Write) -> io::Result<()> {
+    writeln!(output, "ipvsadm v1.31 (dpvs {}, compatible with IPVS v{IPVS_VERSION})", env!("CARGO_PKG_VERSION"))
+}
+
+/// Prints the grammar.
+pub(crate) fn help(output: &mut dyn Write, program: &str) -> io::Result<()> {
+    version(output)?;
+    output.write_all(TEXT.replace("%", program).as_bytes())
+}
+
+const TEXT: &str = "\
+Manages the virtual services of dpvsd, with the grammar of ipvsadm and DPVS's FULLNAT options.
+
+Services:
+  % -A|-E SERVICE [-s SCHEDULER] [--conn-timeout SECONDS] [--local-ports FIRST-LAST]
+                                          add or edit
+  % -D SERVICE                            delete, with its servers
+  % -C                                    delete all
+Servers:
+  % -a|-e SERVICE -r SERVER [-g|-i|-m|-b] [-w WEIGHT] [-x UPPER] [-y LOWER]
+                                          add or edit
+  % -d SERVICE -r SERVER                  delete
+Local addresses, the sources of FULLNAT:
+  % -P SERVICE -z ADDRESS [-F INTERFACE]  add
+  % -Q SERVICE -z ADDRESS                 delete
+  % -G [SERVICE]                          list
+Everything:
+  % -L|-l [SERVICE] [-n] [--stats|--rate|--thresholds|--tun-info] [--exact] [--nosort]
+                                          list services and servers
+  % -L -c [-n]                            list connections
+  % -L --timeout                          show the timeouts
+  % --set TCP TCPFIN UDP                  set them, in seconds; 0 leaves one as it is
+  % -Z [SERVICE]                          set counters to zero
+  % -S [-n]                               print the table as commands
+  % -R                                    read such commands; all take effect at once, or none
+  % -h|-v                                 this text; the version
+
+SERVICE is -t ADDRESS:PORT (TCP) or -u ADDRESS:PORT (UDP); SERVER is ADDRESS[:PORT]. IPv6 addresses
+stand in brackets. Long options:
+  -A --add-service     -a --add-server     -t --tcp-service     -g --gatewaying (DR, the default)
+  -E --edit-service    -e --edit-server    -u --udp-service     -i --ipip (tunnel)
+  -D --delete-service  -d --delete-server  -s --scheduler       -m --masquerading (NAT)
+  -C --clear           -r --real-server    -w --weight          -b --fullnat
+  -L --list            -S --save           -x --u-threshold     -P --add-laddr
+  -Z --zero            -R --restore        -y --l-threshold     -Q --del-laddr
+  -n --numeric         -c --connection     -z --laddr           -G --get-laddr
+  -X --exact           -F --ifname
+Schedulers: rr, wrr, wlc (the default). Not in dpvsd yet, and refused: -p -M --pe -o -f -6 -j
+--sched-flags --sctp-service --start-daemon --stop-daemon, --tun-type gue and gre.
+
+dpvsd is reached at /run/dpvs/dpvsd.sock, or at the socket that DPVS_SOCKET names.
+";
