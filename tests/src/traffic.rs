@@ -1,7 +1,8 @@
 //! Traffic from the clients, and what they saw.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::process::Output;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -38,7 +39,19 @@ impl SlowDownload {
 
     /// Waits for the end: the name of the server and the hash, or what curl says.
     pub fn finish(self) -> Result<(String, String), String> {
-        let output = self.process.finish(Duration::from_secs(55));
+        Self::judge(&self.process.finish(Duration::from_secs(55)))
+    }
+
+    /// The same, or nothing when it has not ended well in so many seconds.
+    pub fn finish_within(mut self, seconds: u64) -> Option<(String, String)> {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while self.process.is_running() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if self.process.is_running() { None } else { self.finish().ok() }
+    }
+
+    fn judge(output: &Output) -> Result<(String, String), String> {
         let messages = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
             return Err(messages);
