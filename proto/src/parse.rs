@@ -135,7 +135,10 @@ pub fn parse_ipv4(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv4Addr>, ParseEr
     let Some(packet) = bounded(packet, header_len, len.into(), l3) else {
         return Err(ParseError::BadIpLength);
     };
-    let sum = Sum::ZERO.add_bytes(header).add_bytes(&packet[ipv4::HEADER_LEN..header_len]);
+    let mut sum = Sum::ZERO.add_bytes(header);
+    if header_len > ipv4::HEADER_LEN {
+        sum = sum.add_bytes(&packet[ipv4::HEADER_LEN..header_len]);
+    }
     if sum.finish() != 0 {
         return Err(ParseError::BadIpChecksum);
     }
