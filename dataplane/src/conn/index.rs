@@ -81,7 +81,10 @@ impl Index {
     /// An index for `keys` keys.
     pub(super) fn new(keys: usize) -> Self {
         let homes = keys.div_ceil(LOAD).max(1);
-        Self { buckets: vec![Bucket::EMPTY; homes + MAX_PROBE - 1].into_boxed_slice(), homes: homes as u64 }
+        let mut buckets = Vec::with_capacity(homes + MAX_PROBE - 1);
+        hw::populate(buckets.spare_capacity_mut());
+        buckets.resize(homes + MAX_PROBE - 1, Bucket::EMPTY);
+        Self { buckets: buckets.into_boxed_slice(), homes: homes as u64 }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
