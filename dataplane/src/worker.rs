@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! loop {
-//!     snapshot in force → receive and process every port's burst → packets steered here → frames from the kernel
-//!     → waiting packets → expiry, bounded → commands of the control thread → flush
+//!     snapshot in force → waiting packets → receive and process every port's burst → packets steered here
+//!     → frames from the kernel → expiry, bounded → commands of the control thread → flush
 //! }
 //! ```
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 
 use crate::clock::Clock;
-use crate::conn::ConnRecord;
+use crate::conn::{ConnRecord, Tick};
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
 use crate::pipeline::{Pipeline, count_ended};
 use crate::shared::{Command, Reply, Shared};
@@ -98,6 +98,11 @@ impl<Io: WorkerIo> Worker<Io> {
         &self.pipeline.io
     }
 
+    /// How many packets wait for a neighbour.
+    pub fn waiting(&self) -> usize {
+        self.pipeline.waiting()
+    }
+
     /// Polls until the control thread says stop; sends what is queued before it returns.
     pub fn run(mut self) {
         while !self.pipeline.shared.is_stopping() {
@@ -113,15 +118,23 @@ impl<Io: WorkerIo> Worker<Io> {
 
     /// One turn of the loop; returns how many packets it found.
     pub fn turn(&mut self) -> usize {
+        let now = self.clock.now();
+        self.turn_at(now)
+    }
+
+    /// A turn at a time that the caller says; it never goes back, and begins at tick 1.
+    pub fn turn_at(&mut self, now: Tick) -> usize {
         let snapshot = self.snapshot.load();
         let pipeline = &mut self.pipeline;
-        pipeline.now = self.clock.now();
+        pipeline.now = now;
         if snapshot.generation != self.generation {
             self.generation = snapshot.generation;
             let counter = &pipeline.counters().snapshot_generation;
             counter.add(snapshot.generation.wrapping_sub(counter.get()));
         }
 
+        // Before what is received now: packets of one connection keep their order when its next hop becomes known.
+        pipeline.retry_waiting(&snapshot.fib);
         let mut packets = 0;
         for port in 0..pipeline.shared.limits.ports {
             packets += receive(pipeline, snapshot, PortId(port as u16), &mut self.burst);
@@ -130,7 +143,6 @@ impl<Io: WorkerIo> Worker<Io> {
         if pipeline.id == WorkerId(0) {
             packets += inject(pipeline);
         }
-        pipeline.retry_waiting(&snapshot.fib);
         expire(pipeline);
         obey(pipeline);
         pipeline.flush();

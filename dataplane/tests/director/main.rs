@@ -1,0 +1,10 @@
+//! The director as a whole, in memory: workers, steering rings, tables, queues and a network of plain buffers.
+//!
+//! Frames arrive at a chosen worker and port; every frame that leaves is examined by code of the tests' own
+//! ([`support::check`]), and at the end of each test every packet must be accounted for ([`support::Director::settle`]).
+
+mod support;
+
+mod forward;
+mod fullnat;
+mod steering;
