@@ -68,8 +68,12 @@ impl Ownership {
     pub fn next_owner<A: Address>(&self, tuple: &Tuple<A>, services: &ServiceTable, tried: u64) -> Option<WorkerId> {
         let untried = |worker: &WorkerId| tried & (1 << worker.0) == 0;
         match services.nat_services(tuple.protocol, tuple.src, tuple.sport) {
-            [] => Some(self.owner(tuple)).filter(untried),
-            keys => keys.iter().filter_map(|key| self.owner_of_reply(tuple, key)).find(untried),
+            // What goes to a virtual or local address is no NAT reply, though a NAT server sends it: the server may be
+            // a client itself, or take FULLNAT connections on the same port.
+            keys if !keys.is_empty() && !services.is_destination(tuple.dst) => {
+                keys.iter().filter_map(|key| self.owner_of_reply(tuple, key)).find(untried)
+            }
+            _ => Some(self.owner(tuple)).filter(untried),
         }
     }
 
