@@ -36,7 +36,8 @@ struct Waiting<P> {
     port: PortId,
     next_hop: IpAddr,
     dst: IpAddr,
-    fragment_mtu: Option<u16>,
+    /// Chooses among several next hops, as it did before.
+    flow: u32,
     deadline: Tick,
 }
 
@@ -143,7 +144,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             port,
             next_hop,
             dst,
-            fragment_mtu: job.fragment_mtu,
+            flow: job.hash as u32,
             deadline: Tick(self.now.0 + WAIT_TICKS),
         });
     }
@@ -156,26 +157,30 @@ impl<Io: WorkerIo> Pipeline<Io> {
             return;
         }
         let asks_again = self.output.looked_at.1.0 / TICKS_PER_SECOND != self.now.0 / TICKS_PER_SECOND;
+        let mut asked = None;
         self.output.looked_at = look;
         for _ in 0..self.output.waiting.len() {
             let Some(mut waiting) = self.output.waiting.pop_front() else { return };
             let resolution = match waiting.dst {
-                IpAddr::V4(dst) => fib.resolve(dst, 0),
-                IpAddr::V6(dst) => fib.resolve(dst, 0),
+                IpAddr::V4(dst) => fib.resolve(dst, waiting.flow),
+                IpAddr::V6(dst) => fib.resolve(dst, waiting.flow),
             };
             match resolution {
                 Resolution::Ready(adjacency) => {
                     let adjacency = *fib.adjacency(adjacency);
                     address_frame(waiting.packet.data_mut(), &adjacency.dst_mac, &adjacency.src_mac);
-                    self.transmit_fitting(adjacency.port, waiting.packet, adjacency.mtu, waiting.fragment_mtu);
+                    self.transmit_fitting(adjacency.port, waiting.packet, adjacency.mtu);
                 }
                 Resolution::NoRoute => self.count_drop(DropReason::NoRoute),
                 Resolution::Unresolved { .. } if self.now >= waiting.deadline => {
                     self.count_drop(DropReason::NeighbourUnresolved);
                 }
                 Resolution::Unresolved { port, next_hop } => {
-                    if asks_again || (port, next_hop) != (waiting.port, waiting.next_hop) {
+                    let is_new = (port, next_hop) != (waiting.port, waiting.next_hop);
+                    // Packets that wait for the same neighbour mostly follow each other; one request is enough.
+                    if (asks_again || is_new) && asked != Some((port, next_hop)) {
                         let _ = self.shared.resolve.push((port, next_hop));
+                        asked = Some((port, next_hop));
                     }
                     self.output.waiting.push_back(Waiting { port, next_hop, ..waiting });
                 }
@@ -184,14 +189,16 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Sends a packet whose size could not be checked before its way was known.
-    fn transmit_fitting(&mut self, port: PortId, packet: Io::Packet, mtu: u16, fragment_mtu: Option<u16>) {
+    fn transmit_fitting(&mut self, port: PortId, packet: Io::Packet, mtu: u16) {
         let ip = &packet.data()[ethernet::HEADER_LEN..];
         let is_v4 = ip[0] >> 4 == 4;
-        let too_big = ip.len() > usize::from(mtu);
-        match (too_big, is_v4 && Ipv4Addr::may_fragment(ip), fragment_mtu) {
-            (false, _, None) => self.transmit(port, packet),
-            (true, false, _) => self.count_drop(DropReason::TooBig),
-            _ => self.transmit_fragments(port, packet, mtu),
+        let is_padded = packet.data().len() <= ethernet::MIN_FRAME_LEN;
+        if is_padded || ip.len() <= usize::from(mtu) {
+            self.transmit(port, packet);
+        } else if is_v4 && Ipv4Addr::may_fragment(ip) {
+            self.transmit_fragments(port, packet, mtu);
+        } else {
+            self.count_drop(DropReason::TooBig);
         }
     }
 

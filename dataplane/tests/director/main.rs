@@ -7,4 +7,6 @@ mod support;
 
 mod forward;
 mod fullnat;
+mod neighbours;
+mod scheduling;
 mod steering;
