@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
 use proto::state::{Direction, State, tcp_next};
-use proto::{Protocol, Tuple, ethernet, tcp};
+use proto::{Protocol, Tuple, ethernet, ipv6, tcp};
 
 use crate::conn::{Conn, ConnId, ConnTable, Side, Tick};
 use crate::counters::WorkerCounters;
@@ -33,7 +33,7 @@ use crate::{PortId, WorkerId};
 
 /// Packets per second that one worker hands to the kernel, beside address resolution.
 const PUNT_RATE: u32 = 50_000;
-/// ARP and ICMPv6 packets per second to the kernel: they must get through when other traffic floods it.
+/// ARP and neighbour discovery packets per second to the kernel: they must get through when other traffic floods it.
 const RESOLUTION_PUNT_RATE: u32 = 5_000;
 /// ICMP errors per second that one worker originates, and how many at once (Linux: icmp_msgs_per_sec, icmp_msgs_burst).
 const ICMP_RATE: u32 = 1_000;
@@ -115,12 +115,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
             match self.admit(snapshot, ingress, &packet) {
                 Ok(Parsed::Ipv4(ip)) => v4.push(Job::new(packet, ip, ingress, tried)),
                 Ok(Parsed::Ipv6(ip)) => v6.push(Job::new(packet, ip, ingress, tried)),
-                Ok(Parsed::Other) => self.punt(ingress, &packet, true),
+                Ok(Parsed::Other) => self.punt(ingress, &packet),
                 Err(reason) => self.count_drop(reason),
             }
         }
-        self.run(snapshot, v4);
-        self.run(snapshot, v6);
+        self.run(snapshot, &mut v4);
+        self.run(snapshot, &mut v6);
     }
 
     /// Parses a frame that is meant for this station.
@@ -129,24 +129,24 @@ impl<Io: WorkerIo> Pipeline<Io> {
             return Err(DropReason::MultiSegment);
         }
         let frame = packet.data();
-        let Some(dst) = frame.first_chunk::<6>() else { return Err(DropReason::Truncated) };
-        let is_multicast = dst[0] & 1 != 0;
+        let Some(header) = frame.first_chunk::<{ ethernet::HEADER_LEN }>() else { return Err(DropReason::Truncated) };
+        let is_multicast = header[ethernet::DST] & 1 != 0;
         if is_multicast {
             return Ok(Parsed::Other);
         }
         match snapshot.fib.ports.get(usize::from(ingress.0)) {
-            Some(port) if port.mac == *dst => parse(frame).map_err(DropReason::from),
+            Some(port) if header.starts_with(&port.mac) => parse(frame).map_err(DropReason::from),
             _ => Err(DropReason::WrongMac),
         }
     }
 
-    fn run<A: Ip>(&mut self, snapshot: &Snapshot, mut jobs: Jobs<Io::Packet, A>) {
+    fn run<A: Ip>(&mut self, snapshot: &Snapshot, jobs: &mut Jobs<Io::Packet, A>) {
         let table = A::table(&mut self.tables);
-        for job in &mut jobs {
+        for job in jobs.iter_mut() {
             job.hash = table.hash(&job.ip.tuple);
             table.prefetch_bucket(job.hash);
         }
-        for job in &jobs {
+        for job in jobs.iter() {
             table.prefetch_entry(job.hash);
         }
         for mut job in jobs.drain(..) {
@@ -340,10 +340,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 None => self.transmit(port, job.packet),
                 Some(mtu) => self.transmit_fragments(port, job.packet, mtu),
             },
-            Verdict::Punt => {
-                let resolves = job.ip.tuple.protocol == Protocol::ICMPV6;
-                self.punt(job.ingress, &job.packet, resolves);
-            }
+            Verdict::Punt => self.punt(job.ingress, &job.packet),
             Verdict::Steer(owner) => self.steer(owner, job.packet, job.ingress, job.tried),
             Verdict::Wait => self.wait(job),
             Verdict::Drop(reason) => self.count_drop(reason),
@@ -351,8 +348,11 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Hands a frame to the kernel. Address resolution has a rate of its own.
-    fn punt(&mut self, ingress: PortId, packet: &Io::Packet, resolves: bool) {
-        let limit = if resolves { &mut self.resolution_punt_limit } else { &mut self.punt_limit };
+    fn punt(&mut self, ingress: PortId, packet: &Io::Packet) {
+        let limit = match resolves_addresses(packet.data()) {
+            true => &mut self.resolution_punt_limit,
+            false => &mut self.punt_limit,
+        };
         if !limit.allow(self.now) {
             return self.count_drop(DropReason::PuntLimit);
         }
@@ -389,8 +389,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 }
 
-impl<P, A> Job<P, A> {
-    fn new(packet: P, ip: IpPacket<A>, ingress: PortId, tried: u64) -> Self {
+impl<P: PacketBuf, A> Job<P, A> {
+    fn new(mut packet: P, ip: IpPacket<A>, ingress: PortId, tried: u64) -> Self {
+        // What follows the IP packet is padding; more than Ethernet needs would be sent beyond the MTU of the way out.
+        packet.truncate(ethernet::MIN_FRAME_LEN.max(usize::from(ip.l3) + usize::from(ip.len)));
         Self { packet, ip, ingress, tried, hash: 0, waits_for: None, fragment_mtu: None }
     }
 }
@@ -473,6 +475,21 @@ pub(crate) fn send<P: PacketBuf>(
             Verdict::Wait
         }
         Way::None => Verdict::Drop(DropReason::NoRoute),
+    }
+}
+
+/// True for ARP and for the messages of IPv6 neighbour discovery, which have no extension headers in practice.
+fn resolves_addresses(frame: &[u8]) -> bool {
+    const NEXT_HEADER: usize = ethernet::HEADER_LEN + ipv6::NEXT_HEADER;
+    const ICMP_TYPE: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN;
+    match frame.get(ethernet::ETHERTYPE..ethernet::HEADER_LEN) {
+        Some([0x08, 0x06]) => true,
+        Some([0x86, 0xdd]) => {
+            frame.get(NEXT_HEADER) == Some(&Protocol::ICMPV6.0)
+                // Router solicitation and advertisement, neighbour solicitation and advertisement (RFC 4861).
+                && frame.get(ICMP_TYPE).is_some_and(|kind| (133..=136).contains(kind))
+        }
+        _ => false,
     }
 }
 
