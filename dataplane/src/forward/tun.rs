@@ -6,11 +6,12 @@ use crate::ip::Ip;
 use crate::packet::PacketBuf;
 
 /// Wraps the packet of `len` bytes behind the Ethernet header into one from `src` to `dst`. Returns false when the
-/// buffer has no room in front.
+/// buffer has no room in front, or the packet would be longer than 65535 bytes.
 pub fn encapsulate<A: Ip>(packet: &mut impl PacketBuf, len: u16, src: A, dst: A, id: u16) -> bool {
     // Ethernet padding must not become part of the tunnel's payload.
     packet.truncate(ethernet::HEADER_LEN + usize::from(len));
-    if !packet.prepend(A::HEADER_LEN) {
+    let fits = usize::from(len) + A::HEADER_LEN <= usize::from(u16::MAX);
+    if !fits || !packet.prepend(A::HEADER_LEN) {
         return false;
     }
     // The Ethernet header in front is written on the way out; only its EtherType must be there.
