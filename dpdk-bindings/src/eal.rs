@@ -1,4 +1,8 @@
-//! DPDK's environment abstraction layer: start, devices, end.
+//! DPDK's environment abstraction layer: start and devices.
+//!
+//! It is never cleaned up: `rte_eal_cleanup` unmaps DPDK's memory while DPDK's own interrupt thread may still be
+//! reading handles in it (DPDK 22.11 crashes so now and then when a memif port was in use), and all that it
+//! releases goes with the process anyway, as long as DPDK shares no files (`--in-memory`, `--no-shconf`).
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -10,7 +14,7 @@ use dpdk_sys as sys;
 
 use crate::error::{Errno, Error};
 
-/// The running EAL. Clones are handles; the last one to go cleans up.
+/// The running EAL. Clones are handles; it runs until the process ends.
 #[derive(Clone, Debug)]
 pub struct Eal {
     inner: Arc<Inner>,
@@ -124,17 +128,9 @@ impl Eal {
         self.inner.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
     }
 
-    /// Marks that there is (or no longer is) a pool, and returns whether there was one before.
+    /// Marks whether there is a pool, and returns whether there was one before.
     pub(crate) fn set_has_pool(&self, has: bool) -> bool {
         self.inner.has_pool.swap(has, Ordering::AcqRel)
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // SAFETY: every port, pool, queue and registered thread holds a handle of the EAL, so none is left; and
-        // no mbuf is left, because a pool with mbufs outside keeps its handle for ever.
-        unsafe { sys::dpvs_eal_cleanup() };
     }
 }
 

@@ -3,9 +3,8 @@
 //! [`Eal`] starts DPDK, [`Mempool`] holds the packet buffers, a [`Device`] becomes a started [`Port`] with its
 //! [`RxQueue`]s and [`TxQueue`]s, and packets are [`Mbuf`]s.
 //!
-//! What is borrowed from DPDK keeps what it depends on alive: queues their port, ports their pool, everything the
-//! EAL. An mbuf holds nothing (it is one pointer), so a pool is freed, and the EAL cleaned up, only if every mbuf
-//! is back when the last handle goes; otherwise both stay until the process ends.
+//! Queues keep their port alive, and the port is closed when the last of them goes. The EAL and the pool stay until
+//! the process ends; so an mbuf can be one pointer that depends on nothing else.
 
 pub mod eal;
 pub mod error;

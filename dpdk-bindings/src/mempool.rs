@@ -1,8 +1,6 @@
 //! The pool of packet buffers.
 
-use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use dpdk_sys as sys;
@@ -30,24 +28,17 @@ pub struct PoolConfig {
     pub socket: Option<u32>,
 }
 
-/// A pool of mbufs. Clones are handles; the last one to go frees the pool if every mbuf is back.
+/// The pool of mbufs. Clones are handles; it stays until the process ends.
 #[derive(Clone, Debug)]
 pub struct Mempool {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
     raw: NonNull<sys::rte_mempool>,
-    /// Not released when the pool cannot be freed: the EAL must live as long as the pool.
-    eal: ManuallyDrop<Eal>,
 }
 
 // SAFETY: the functions used below are thread-safe: the pool's ring is multi-producer and multi-consumer, and each
 // thread's cache is reached through the thread's own lcore id.
-unsafe impl Send for Inner {}
+unsafe impl Send for Mempool {}
 // SAFETY: as above.
-unsafe impl Sync for Inner {}
+unsafe impl Sync for Mempool {}
 
 impl Mempool {
     /// Makes the pool. There can be one: transmit queues return buffers without looking where they came from.
@@ -68,7 +59,7 @@ impl Mempool {
             sys::dpvs_pool_create(name.as_ptr(), config.buffers, config.cache, config.data_room, socket, &raw mut errno)
         };
         match NonNull::new(raw) {
-            Some(raw) => Ok(Self { inner: Arc::new(Inner { raw, eal: ManuallyDrop::new(eal.clone()) }) }),
+            Some(raw) => Ok(Self { raw }),
             None => {
                 eal.set_has_pool(false);
                 let (buffers, data_room) = (config.buffers, config.data_room);
@@ -80,18 +71,20 @@ impl Mempool {
     /// Number of buffers in the pool, those in threads' caches included. Slow and exact only when nobody uses
     /// the pool.
     pub fn available(&self) -> u32 {
-        self.inner.available()
+        // SAFETY: the pool is never freed.
+        unsafe { sys::dpvs_pool_available(self.as_ptr()) }
     }
 
     /// Number of buffers the pool was made with.
     pub fn size(&self) -> u32 {
-        self.inner.size()
+        // SAFETY: the pool is never freed.
+        unsafe { sys::dpvs_pool_size(self.as_ptr()) }
     }
 
     /// A buffer without data and with [`HEADROOM`] before it; `None` when all are in use.
     #[inline]
     pub fn allocate(&self) -> Option<Mbuf> {
-        // SAFETY: the pool is alive.
+        // SAFETY: the pool is never freed.
         let raw = unsafe { sys::dpvs_mbuf_alloc(self.as_ptr()) };
         // SAFETY: the mbuf was just allocated and nobody else has it.
         NonNull::new(raw).map(|raw| unsafe { Mbuf::from_raw(raw) })
@@ -114,33 +107,6 @@ impl Mempool {
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::rte_mempool {
-        self.inner.raw.as_ptr()
-    }
-}
-
-impl Inner {
-    fn available(&self) -> u32 {
-        // SAFETY: the pool is alive.
-        unsafe { sys::dpvs_pool_available(self.raw.as_ptr()) }
-    }
-
-    fn size(&self) -> u32 {
-        // SAFETY: the pool is alive.
-        unsafe { sys::dpvs_pool_size(self.raw.as_ptr()) }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // An mbuf outside means that somebody may still read and write it, and will free it into the pool. None
-        // can come to be while we look: allocating takes a handle of the pool, receiving one of a port, which
-        // has one of the pool.
-        if self.available() == self.size() {
-            // SAFETY: no handle and no mbuf is left.
-            unsafe { sys::dpvs_pool_free(self.raw.as_ptr()) };
-            self.eal.set_has_pool(false);
-            // SAFETY: not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.eal) };
-        }
+        self.raw.as_ptr()
     }
 }

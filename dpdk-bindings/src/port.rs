@@ -111,8 +111,6 @@ pub(crate) struct Started {
     claim: Claim,
     /// Drivers do not expect two control operations at once.
     control: Mutex<()>,
-    /// Keeps the buffers that the driver holds. Released after it has returned them.
-    _pool: Mempool,
 }
 
 impl Eal {
@@ -156,7 +154,7 @@ impl Device {
         let info = DeviceInfo::new(&raw_info);
         let key_size = rss::key_size(&info.driver, &raw_info, config.rx_queues);
         // From here on an early return closes the device, which gives the pool its buffers back.
-        let started = Started { claim: self.claim, control: Mutex::new(()), _pool: pool.clone() };
+        let started = Started { claim: self.claim, control: Mutex::new(()) };
         let claim = &started.claim;
         claim.check_queues("receive", info.max_rx_queues, config.rx_queues)?;
         claim.check_queues("transmit", info.max_tx_queues, config.tx_queues)?;
@@ -227,7 +225,7 @@ impl Claim {
         let result = unsafe { sys::dpvs_port_adjust_descriptors(self.id, &raw mut rx, &raw mut tx) };
         self.check("choice of descriptor numbers", result, capture)?;
         for queue in 0..config.rx_queues {
-            // SAFETY: whoever configures the port keeps a handle of the pool until the port is closed.
+            // SAFETY: the pool is never freed.
             let result = unsafe { sys::dpvs_rx_queue_setup(self.id, queue, rx, pool.as_ptr()) };
             self.check("set-up of a receive queue", result, capture)?;
         }
@@ -403,8 +401,7 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // SAFETY: no queue handle is left, so no thread is in a burst. The driver returns its mbufs to the pool,
-        // which is still there.
+        // SAFETY: no queue handle is left, so no thread is in a burst.
         unsafe {
             sys::dpvs_port_stop(self.claim.id);
             sys::dpvs_port_close(self.claim.id);

@@ -10,7 +10,6 @@ use crate::error::{Errno, Error};
 /// Keeps the thread registered with DPDK, so that it has an lcore id and a cache in every mempool.
 #[derive(Debug)]
 pub struct ThreadGuard {
-    _eal: Eal,
     /// It belongs to the thread that made it.
     _not_send: PhantomData<*const ()>,
 }
@@ -21,11 +20,11 @@ pub struct ThreadGuard {
 /// # Errors
 ///
 /// [`Error::Thread`], when DPDK has no lcore id left (it has 128 in its usual build).
-pub fn register_thread(eal: &Eal) -> Result<ThreadGuard, Error> {
-    // SAFETY: the EAL is initialised and is kept so by the guard.
+pub fn register_thread(_eal: &Eal) -> Result<ThreadGuard, Error> {
+    // SAFETY: there is a handle of the EAL, so it is initialised.
     let result = unsafe { sys::dpvs_thread_register() };
     match Errno::check(result) {
-        Ok(_) => Ok(ThreadGuard { _eal: eal.clone(), _not_send: PhantomData }),
+        Ok(_) => Ok(ThreadGuard { _not_send: PhantomData }),
         Err(errno) => Err(Error::Thread { errno }),
     }
 }

@@ -153,11 +153,6 @@ int dpvs_eal_init(int argc, char **argv, int captured)
 	return error > 0 ? -error : -EINVAL;
 }
 
-int dpvs_eal_cleanup(void)
-{
-	return rte_eal_cleanup();
-}
-
 const char *dpvs_version(void)
 {
 	return rte_version();
@@ -196,11 +191,6 @@ struct rte_mempool *dpvs_pool_create(const char *name, uint32_t buffers, uint32_
 	struct rte_mempool *pool = rte_pktmbuf_pool_create(name, buffers, cache, 0, data_room, socket);
 	*error = pool == NULL ? rte_errno : 0;
 	return pool;
-}
-
-void dpvs_pool_free(struct rte_mempool *pool)
-{
-	rte_mempool_free(pool);
 }
 
 uint32_t dpvs_pool_available(const struct rte_mempool *pool)

@@ -20,9 +20,6 @@ struct rte_mempool;
 /** Initialises EAL. If captured, what it writes to stdout and stderr is collected instead of shown. */
 int dpvs_eal_init(int argc, char **argv, int captured);
 
-/** Releases what EAL holds. Nothing of DPDK may be used afterwards. */
-int dpvs_eal_cleanup(void);
-
 /** "DPDK 22.11.11" and the like. */
 const char *dpvs_version(void);
 
@@ -52,12 +49,9 @@ int dpvs_device_add(const char *bus, const char *name, const char *arguments);
 
 /* ---- Packet buffers ---- */
 
-/** Creates a pool of mbufs; NULL on failure, with the reason (an errno value) in *error. */
+/** Creates a pool of mbufs, which stays until the process ends; NULL on failure, with the reason (an errno value) in *error. */
 struct rte_mempool *dpvs_pool_create(const char *name, uint32_t buffers, uint32_t cache, uint16_t data_room,
 				     int socket, int *error);
-
-/** Frees a pool. All its mbufs must be in it. */
-void dpvs_pool_free(struct rte_mempool *pool);
 
 /** Number of mbufs now in the pool and its caches. */
 uint32_t dpvs_pool_available(const struct rte_mempool *pool);

@@ -178,7 +178,7 @@ pub enum StartError {
     },
     /// The port has no queue for every worker.
     #[error(
-        "port '{port}' ({device}) has only {queues} queues, but {workers} workers are configured: \
+        "port '{port}' ({device}) has only {queues} queue(s), but {workers} workers are configured: \
          set workers.count = {queues} \
          or use a device with more queues"
     )]

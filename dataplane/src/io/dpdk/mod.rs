@@ -95,7 +95,7 @@ pub struct PortFacts {
 /// The running ports. Dropping it is [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct Dpdk {
-    // Order matters when they are dropped: ports before the pool, all before the lock.
+    // Dropped in this order: the next instance may start when the ports are closed.
     ports: Vec<(PortFacts, Port)>,
     pool: Mempool,
     warnings: Vec<String>,
@@ -226,8 +226,8 @@ impl Dpdk {
         Eal::version().to_owned()
     }
 
-    /// Stops and closes the ports, which removes taps and memif sockets, and cleans DPDK up. Drop every [`DpdkIo`]
-    /// and every packet before: what they hold stays until they are dropped or the process ends.
+    /// Stops and closes the ports, which removes taps and memif sockets. Drop every [`DpdkIo`] before: a port stays
+    /// open as long as one has a queue of it. DPDK's memory stays until the process ends.
     pub fn stop(self) {}
 
     fn wait_for_links(&mut self) {
