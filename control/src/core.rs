@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dataplane::fib::Fib;
 use dataplane::shared::{Publisher, Shared};
@@ -156,10 +156,18 @@ pub struct Parts {
     pub kernel: Option<Kernel>,
     /// The forwarding table as the kernel's side compiles it.
     pub fib: watch::Receiver<Arc<Fib>>,
-    /// Packets that a port's device dropped for want of descriptors or buffers.
-    pub missed: Box<dyn Fn(PortId) -> u64 + Send>,
+    /// The ports' devices.
+    pub devices: Devices,
     /// The rest.
     pub facts: Facts,
+}
+
+/// What the core asks of the ports' devices; functions, so that it can be tested without any.
+pub struct Devices {
+    /// Packets that the device dropped for want of descriptors or buffers.
+    pub missed: Box<dyn Fn(PortId) -> u64 + Send>,
+    /// Whether the device has a link.
+    pub is_link_up: Box<dyn Fn(PortId) -> bool + Send>,
 }
 
 /// The owner of the configuration and the statistics.
@@ -171,7 +179,12 @@ pub struct Core {
     publisher: Publisher,
     connections: Arc<Mutex<ConnectionReader>>,
     draining: bool,
+    /// By port: what the kernel was told of its link.
+    links: Vec<bool>,
 }
+
+/// How often the ports' links are looked at.
+const LINK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Core {
     /// An empty configuration, published, and the handle to change it.
@@ -184,6 +197,7 @@ impl Core {
             stats: Stats::new(Arc::clone(&shared), Instant::now()),
             publisher: Publisher::new(Arc::clone(&shared)),
             connections: Arc::new(Mutex::new(ConnectionReader::new(shared))),
+            links: vec![true; parts.facts.ports.len()],
             parts,
             draining: false,
         };
@@ -195,6 +209,8 @@ impl Core {
     pub async fn run(&mut self) {
         let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut link_checks = tokio::time::interval(LINK_INTERVAL);
+        link_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut follow = true;
         loop {
             tokio::select! {
@@ -210,6 +226,7 @@ impl Core {
                     }
                 },
                 _ = ticks.tick() => self.tick(),
+                _ = link_checks.tick() => self.follow_links().await,
             }
         }
     }
@@ -218,6 +235,24 @@ impl Core {
         let freed = self.registry.sweep(&is_busy(&self.parts.shared, self.publisher.is_adopted()));
         self.stats.follow(&freed);
         self.stats.sample(Instant::now());
+    }
+
+    /// Tells the kernel which ports have a link, so that its routes lead out of those.
+    async fn follow_links(&mut self) {
+        let Some(kernel) = &self.parts.kernel else { return };
+        for (index, told) in self.links.iter_mut().enumerate() {
+            let port = PortId(index as u16);
+            let up = (self.parts.devices.is_link_up)(port);
+            if up == *told {
+                continue;
+            }
+            let name = &self.parts.facts.ports[index].name;
+            tracing::info!("port {name}: link is {}", if up { "up" } else { "down" });
+            *told = up;
+            if let Err(error) = kernel.set_carrier(port, up).await {
+                tracing::warn!("port {name}: {error}");
+            }
+        }
     }
 
     async fn answer(&mut self, request: Request) {
@@ -259,7 +294,8 @@ impl Core {
         }
     }
 
-    async fn apply(&mut self, operations: &[Operation]) -> Result<(), ApiError> {
+    /// See [`CoreHandle::apply`].
+    pub async fn apply(&mut self, operations: &[Operation]) -> Result<(), ApiError> {
         let draft = self.registry.draft(operations)?;
         let added = self.ensure_local_addresses(&draft).await?;
         let before = (self.registry.table(), self.registry.timeouts());
@@ -372,7 +408,7 @@ impl Core {
                 rx_bytes: traffic.rx_bytes,
                 tx_packets: traffic.tx_packets,
                 tx_bytes: traffic.tx_bytes,
-                rx_missed: (self.parts.missed)(id),
+                rx_missed: (self.parts.devices.missed)(id),
             }
         };
         self.parts.facts.ports.iter().enumerate().map(port).collect()

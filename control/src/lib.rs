@@ -6,11 +6,13 @@
 //! * [`stats`]: totals and rates from the workers' counters; [`connections`]: listings of the workers' tables.
 //! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it.
 //! * [`server`]: the API on a Unix socket.
+//! * [`daemon`]: start, life and end of the process.
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod connections;
 pub mod core;
+pub mod daemon;
 pub mod kernel;
 pub mod registry;
 pub mod server;

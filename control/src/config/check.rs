@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
+use dataplane::steer::MAX_WORKERS;
 use dpvs_api::{ErrorKind, ForwardMode, Operation};
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, Daemon, Eal, Limits, Port, Workers};
 use crate::registry::{MAX_TIMEOUT, Registry};
 
-/// Most workers.
-const MAX_WORKERS: usize = 128;
 /// Longest path of a Unix socket: 108 bytes with the final zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 /// Longest name of a network interface: IFNAMSIZ is 16 with the final zero.

@@ -144,7 +144,7 @@ pub enum Hugepages {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Workers {
-    /// How many, 1 to 128. Default: as many as `cores`, or 1.
+    /// How many, 1 to 64. Default: as many as `cores`, or 1.
     pub count: Option<usize>,
     /// Core of each worker; a core may repeat. Default: the machine's last ones, one each as far as they reach.
     pub cores: Option<Vec<usize>>,
@@ -196,7 +196,8 @@ pub struct Port {
     pub name: String,
     /// PCI address (`0000:3b:00.0`) or virtual device (`net_tap0`).
     pub device: String,
-    /// Arguments of the virtual device, e.g. `iface=wire0`. Default none.
+    /// Makes the virtual device, with these arguments, e.g. `iface=wire0`; may be empty. Without this key the device
+    /// must be a PCI device or be made by `eal.args`.
     #[serde(default)]
     pub vdev: Option<String>,
     /// Mirror interface in the kernel. Default `dpvs0`, `dpvs1`, ... in the order of ports.
@@ -231,7 +232,7 @@ fn mtu() -> u16 {
 }
 
 impl Port {
-    /// Whether DPDK is to make the device.
+    /// Whether the device is no PCI device.
     pub fn is_virtual(&self) -> bool {
         !values::is_pci_address(&self.device)
     }

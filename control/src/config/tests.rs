@@ -160,7 +160,7 @@ fn mistakes() {
         ),
         (
             "[[ports]]\nname = 'x'\ndevice = 'net_tap0'\naddresses = ['192.0.2.1/24', '10.0.0.1']\n",
-            &["t.toml:4:31: ports[0].addresses[1]: '10.0.0.1' has no prefix length: write ADDRESS/LENGTH, \
+            &["t.toml:4:30: ports[0].addresses[1]: '10.0.0.1' has no prefix length: write ADDRESS/LENGTH, \
                e.g. 192.0.2.1/24 or 2001:db8::1/64"],
         ),
         (
@@ -204,10 +204,10 @@ fn mistakes() {
                 "t.toml:3:9: workers.cores: 2 cores for 3 workers: give one per worker (a core may repeat), or remove count",
             ],
         ),
-        (&format!("[workers]\ncount = 0\n{PORT}"), &["t.toml:2:9: workers.count: 0 is out of range: give 1 to 128"]),
+        (&format!("[workers]\ncount = 0\n{PORT}"), &["t.toml:2:9: workers.count: 0 is out of range: give 1 to 64"]),
         (
             &format!("[workers]\ncores = []\n{PORT}"),
-            &["t.toml:2:9: workers.cores: 0 cores: give one per worker, 1 to 128"],
+            &["t.toml:2:9: workers.cores: 0 cores: give one per worker, 1 to 64"],
         ),
         (
             &format!("[limits]\nconnections = 2047\nservers = 0\n[workers]\ncount = 2\n{PORT}"),

@@ -1,0 +1,405 @@
+//! Start, life and end of the daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dataplane::io::dpdk::{Dpdk, DpdkIo, EalOptions, Hugepages, PortOptions, StartError};
+use dataplane::shared::{Limits, Shared};
+use dataplane::steer::Rss;
+use dataplane::worker::{self, WorkerConfig};
+use dataplane::{PortId, WorkerId};
+use dpvs_api::{ApiError, Service};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::cores::{self, CoreError, Cores};
+use super::log::Log;
+use super::notify::notify;
+use super::workers::Threads;
+use crate::config::{self, Config, ConfigErrors, reload};
+use crate::core::{Core, CoreHandle, Devices, Facts, Parts, PortFacts};
+use crate::kernel::{Kernel, KernelError, PortKernel};
+use crate::server::{self, BindError, Socket};
+
+/// Frames that can be under way between workers and kernel, in each direction.
+const SLOW_PATH_FRAMES: usize = 1024;
+/// Ethernet header and two VLAN tags.
+const FRAME_OVERHEAD: usize = 14 + 2 * 4;
+/// Packets that a worker holds besides its bursts: those that wait for neighbours, and rings from other workers, of
+/// which only a few are ever full at a time.
+const FRAMES_PER_WORKER: usize = 512;
+const FRAMES_PER_RING: usize = 1024;
+const FULL_RINGS: usize = 4;
+/// How often a draining daemon looks whether connections are left.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Arguments for DPDK, after those of the file.
+    pub eal_args: Vec<String>,
+}
+
+/// Why the daemon does not start, or ended by itself. Each is one line with a remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// A core cannot be had.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    /// The API's socket cannot be made.
+    #[error("daemon.socket: {0}")]
+    Socket(#[from] BindError),
+    /// DPDK or a port does not start.
+    #[error(transparent)]
+    Dpdk(#[from] StartError),
+    /// The kernel's side does not start.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A service of the file cannot be applied.
+    #[error("services: {0}")]
+    Services(ApiError),
+    /// The system refuses something basic.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Workers panicked or hang.
+    #[error("worker {0} failed: the lines above say where; please report them")]
+    Worker(String),
+}
+
+fn system(action: &'static str) -> impl Fn(std::io::Error) -> DaemonError {
+    move |source| DaemonError::System { action, source }
+}
+
+/// Runs the daemon until a signal ends it.
+pub fn run(options: &Options) -> Result<(), DaemonError> {
+    let started = Instant::now();
+    let config = load(options)?;
+    let log = Log::start(&config.daemon.log);
+    let cores = Cores::plan(&config, &cores::available()?)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(system("start the control thread's event loop"))?;
+    runtime.block_on(live(options, config, cores, log, started))
+}
+
+fn load(options: &Options) -> Result<Config, ConfigErrors> {
+    let mut config = Config::load(&options.config)?;
+    config.eal.args.extend(options.eal_args.iter().cloned());
+    Ok(config)
+}
+
+async fn live(
+    options: &Options,
+    config: Config,
+    cores: Cores,
+    log: Log,
+    started: Instant,
+) -> Result<(), DaemonError> {
+    let mut signals = Signals::new()?;
+    let socket = Socket::bind(&config.daemon.socket, config.daemon.socket_group.as_deref())?;
+    // Values are dropped in the reverse of their order here: workers, mirror interfaces, ports, socket.
+    let (dpdk, ios) = start_dpdk(&config, &cores)?;
+    let dpdk = Arc::new(dpdk);
+    let shared = Shared::new(limits(&config));
+    let capacity = config.limits.connections.div_ceil(config.workers.number());
+    let (kernel, fib) = Kernel::start(Arc::clone(&shared), port_kernels(&config, &dpdk)).await?;
+    let facts = facts(options, &config, &cores, &dpdk, capacity as u64, started);
+    let devices = devices(&dpdk);
+    let (mut core, handle) = Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, facts });
+    core.apply(&reload::difference(&Config::default(), &config, &[])).await.map_err(DaemonError::Services)?;
+
+    let worker_config = WorkerConfig {
+        connections: capacity,
+        seed: seed()?,
+        idle: match config.workers.idle {
+            config::Idle::Poll => worker::Idle::Poll,
+            config::Idle::Yield => worker::Idle::Yield,
+        },
+        rss: rss(&dpdk, config.workers.number()),
+    };
+    let workers = worker::build(ios, &shared, &worker_config);
+    let mut threads = Threads::start(&shared, workers, &cores.workers).map_err(system("start a worker's thread"))?;
+
+    for warning in cores.warnings(config.workers.idle).iter().chain(dpdk.warnings()) {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!("ready: {}", summary(&config, &cores, &dpdk));
+    notify("READY=1");
+
+    let (end_api, api_ends) = oneshot::channel::<()>();
+    let api = server::serve(socket, handle.clone(), async { drop(api_ends.await) });
+    let mut supervisor = Supervisor { options, handle, log, running: config.clone(), file: config };
+    let supervised = async {
+        let outcome = supervisor.supervise(&mut signals, &mut threads).await;
+        drop(end_api);
+        outcome
+    };
+    let outcome = tokio::select! {
+        (outcome, ()) = async { tokio::join!(supervised, api) } => outcome,
+        // Not while the supervisor has a handle.
+        () = core.run() => Ok(()),
+    };
+    notify("STOPPING=1");
+    let failed = threads.stop().await;
+    if !failed.is_empty() {
+        let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
+        return Err(DaemonError::Worker(failed.join(", ")));
+    }
+    outcome?;
+    drop(core);
+    drop(dpdk);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT end the daemon, SIGHUP makes it read its file again.
+struct Signals {
+    end: EndSignals,
+    hangup: Signal,
+}
+
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, DaemonError> {
+        let listen = |kind| signal(kind).map_err(system("listen for signals"));
+        let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        Ok(Self { end: EndSignals { terminate, interrupt }, hangup: listen(SignalKind::hangup())? })
+    }
+}
+
+impl EndSignals {
+    /// Waits for a signal to end, and names it.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Reacts to signals and to workers that end.
+struct Supervisor<'a> {
+    options: &'a Options,
+    handle: CoreHandle,
+    log: Log,
+    /// What the daemon started with; what needs a restart is as it says.
+    running: Config,
+    /// The file as it was read last.
+    file: Config,
+}
+
+impl Supervisor<'_> {
+    async fn supervise(&mut self, signals: &mut Signals, threads: &mut Threads) -> Result<(), DaemonError> {
+        loop {
+            tokio::select! {
+                worker = threads.ended() => return Err(DaemonError::Worker(worker.to_string())),
+                name = signals.end.next() => {
+                    tracing::info!("{name}: stopping");
+                    break;
+                }
+                _ = signals.hangup.recv() => self.reload().await,
+            }
+        }
+        let patience = Duration::from_secs(self.file.daemon.drain_timeout.into());
+        if patience.is_zero() {
+            return Ok(());
+        }
+        tracing::info!("draining: waiting up to {} s for connections to end", patience.as_secs());
+        tokio::select! {
+            worker = threads.ended() => return Err(DaemonError::Worker(worker.to_string())),
+            name = signals.end.next() => tracing::info!("{name} again: not waiting any longer"),
+            left = tokio::time::timeout(patience, self.drain()) => match left {
+                Ok(()) => tracing::info!("drained: no connection is left"),
+                Err(_) => tracing::warn!("drain_timeout is over: connections that are left break"),
+            },
+        }
+        Ok(())
+    }
+
+    /// Refuses new connections and waits until none is left.
+    async fn drain(&self) {
+        if self.handle.drain().await.is_err() {
+            return;
+        }
+        while let Ok(status) = self.handle.status().await
+            && status.connections > 0
+        {
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
+    }
+
+    /// Reads the file again and applies what changed in it; leaves everything as it is if anything is wrong.
+    async fn reload(&mut self) {
+        let new = match load(self.options) {
+            Ok(new) => new,
+            Err(errors) => {
+                for error in &errors.0 {
+                    tracing::error!("reload: {error}");
+                }
+                tracing::error!("reload failed: the configuration stays as it was");
+                return;
+            }
+        };
+        let Ok(services) = self.handle.services().await else { return };
+        let current: Vec<Service> = services
+            .into_iter()
+            .map(|status| {
+                // Status is in list order, the newest server first.
+                let servers = status.server_status.into_iter().rev().map(|s| s.server).collect();
+                Service { servers, ..status.service }
+            })
+            .collect();
+        let operations = reload::difference(&self.file, &new, &current);
+        let changes = operations.len();
+        if changes > 0
+            && let Err(error) = self.handle.apply(operations).await
+        {
+            tracing::error!("reload: {error}");
+            tracing::error!("reload failed: the configuration stays as it was");
+            return;
+        }
+        self.log.set(&new.daemon.log);
+        for key in reload::needs_restart(&self.running, &new) {
+            tracing::warn!("reload: {key} changed, which needs a restart");
+        }
+        tracing::info!("reloaded {}: {changes} changes of services and timeouts", self.options.config.display());
+        self.file = new;
+    }
+}
+
+fn start_dpdk(config: &Config, cores: &Cores) -> Result<(Dpdk, Vec<DpdkIo>), StartError> {
+    let workers = config.workers.number();
+    let eal = EalOptions {
+        file_prefix: config.eal.file_prefix.clone(),
+        args: config.eal.args.clone(),
+        hugepages: match config.eal.hugepages {
+            config::Hugepages::Auto => Hugepages::Auto,
+            config::Hugepages::Yes => Hugepages::Yes,
+            config::Hugepages::No => Hugepages::No,
+        },
+        memory_mb: config.eal.memory_mb,
+        core: cores.control,
+        program: "dpvsd".to_owned(),
+    };
+    let port = |port: &config::Port| PortOptions {
+        name: port.name.clone(),
+        device: port.device.clone(),
+        vdev_args: port.vdev.clone(),
+        queues: port.queues.unwrap_or(workers as u16),
+        rx_descriptors: port.rx_descriptors,
+        tx_descriptors: port.tx_descriptors,
+        mtu: port.mtu,
+        mac: port.mac.map(|mac| mac.0),
+        // The kernel wants multicast (neighbour discovery, VRRP) and perhaps further addresses on the mirror interface.
+        promiscuous: true,
+    };
+    let ports: Vec<PortOptions> = config.ports.iter().map(port).collect();
+    let rings = (workers - 1).min(FULL_RINGS);
+    Dpdk::start(&eal, &ports, workers, workers * (FRAMES_PER_WORKER + rings * FRAMES_PER_RING))
+}
+
+fn limits(config: &Config) -> Limits {
+    let mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or_default();
+    Limits {
+        workers: config.workers.number(),
+        ports: config.ports.len(),
+        max_services: config.limits.services,
+        max_servers: config.limits.servers,
+        slow_path_frames: SLOW_PATH_FRAMES,
+        max_frame: usize::from(mtu) + FRAME_OVERHEAD,
+    }
+}
+
+fn port_kernels(config: &Config, dpdk: &Dpdk) -> Vec<PortKernel> {
+    let kernel = |(index, facts): (usize, &dataplane::io::dpdk::PortFacts)| PortKernel {
+        interface: config.interface(index),
+        mac: facts.mac,
+        mtu: facts.mtu,
+        addresses: config.ports[index].addresses.iter().map(|prefix| (prefix.address, prefix.length)).collect(),
+    };
+    dpdk.ports().enumerate().map(kernel).collect()
+}
+
+fn facts(
+    options: &Options,
+    config: &Config,
+    cores: &Cores,
+    dpdk: &Dpdk,
+    worker_capacity: u64,
+    started: Instant,
+) -> Facts {
+    let port = |(index, facts): (usize, &dataplane::io::dpdk::PortFacts)| PortFacts {
+        name: facts.name.clone(),
+        device: facts.device.clone(),
+        interface: config.interface(index),
+        mac: facts.mac,
+        queues: facts.queues.into(),
+    };
+    Facts {
+        config: options.config.display().to_string(),
+        socket: config.daemon.socket.display().to_string(),
+        dpdk: Dpdk::version(),
+        cores: cores.workers.clone(),
+        worker_capacity,
+        ports: dpdk.ports().enumerate().map(port).collect(),
+        started,
+    }
+}
+
+fn devices(dpdk: &Arc<Dpdk>) -> Devices {
+    let (counting, linked) = (Arc::clone(dpdk), Arc::clone(dpdk));
+    let missed = move |port: PortId| counting.port_stats(port).map_or(0, |stats| stats.rx_missed + stats.rx_no_buffer);
+    // The driver of net_tap asks for its interface by name, in vain once that has been moved to another namespace.
+    let is_link_up = move |port: PortId| linked.port(port).driver == "net_tap" || linked.is_link_up(port);
+    Devices { missed: Box::new(missed), is_link_up: Box::new(is_link_up) }
+}
+
+/// The ports' RSS if they have one. Ports whose RSS differs from the first one's cost their packets a hop.
+fn rss(dpdk: &Dpdk, workers: usize) -> Rss {
+    let of_port = dpdk.ports().find_map(|port| port.rss.as_ref());
+    match of_port {
+        Some(rss) => {
+            Rss { key: rss.key.clone(), table: rss.reta.iter().map(|&queue| WorkerId(queue)).collect() }
+        }
+        None => Rss::software(workers),
+    }
+}
+
+/// A random key for the hash of connections.
+fn seed() -> Result<[u64; 2], DaemonError> {
+    let random = || getrandom::u64().map_err(|error| system("get random numbers")(error.into()));
+    Ok([random()?, random()?])
+}
+
+fn summary(config: &Config, cores: &Cores, dpdk: &Dpdk) -> String {
+    let plural = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+    let cores: Vec<String> = cores.workers.iter().map(ToString::to_string).collect();
+    let ports: Vec<String> = dpdk
+        .ports()
+        .enumerate()
+        .map(|(index, port)| format!("{} ({} as {})", port.name, port.device, config.interface(index)))
+        .collect();
+    format!(
+        "{} on core {}, ports {}, {}, API at {}, {}",
+        plural(cores.len(), "worker"),
+        cores.join(" "),
+        ports.join(", "),
+        plural(config.services.len(), "service"),
+        config.daemon.socket.display(),
+        Dpdk::version(),
+    )
+}
