@@ -1,0 +1,144 @@
+//! From commands to the API's operations. Edits start from what is there, so that what is not named stays.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dpvs_api::{
+    ApiError, ErrorKind, ForwardMode, Operation, Server, Service, ServiceId, ServiceSettings, ServiceStatus,
+};
+
+use crate::cli::{Load, Settings};
+
+/// A new service with its servers.
+pub(crate) fn add_service(
+    id: ServiceId,
+    settings: &Settings,
+    local_addresses: &[IpAddr],
+    servers: &[SocketAddr],
+    mode: Option<ForwardMode>,
+) -> Operation {
+    // The grammar asks for a mode if there are servers.
+    let mode = mode.unwrap_or(ForwardMode::Nat);
+    let server = |&address: &SocketAddr| Server { mode, ..new_server(address) };
+    Operation::AddService {
+        service: Service {
+            protocol: id.protocol,
+            address: id.address,
+            scheduler: settings.scheduler.unwrap_or_default(),
+            timeout: settings.timeout,
+            local_ports: settings.local_ports.unwrap_or_default(),
+            local_addresses: local_addresses.to_vec(),
+            servers: servers.iter().map(server).collect(),
+        },
+    }
+}
+
+/// A service with some settings changed.
+pub(crate) fn edit_service(old: &Service, settings: &Settings, no_timeout: bool) -> Operation {
+    let old_timeout = old.timeout.filter(|_| !no_timeout);
+    Operation::EditService {
+        protocol: old.protocol,
+        address: old.address,
+        settings: ServiceSettings {
+            scheduler: settings.scheduler.unwrap_or(old.scheduler),
+            timeout: settings.timeout.or(old_timeout),
+            local_ports: settings.local_ports.unwrap_or(old.local_ports),
+        },
+    }
+}
+
+fn new_server(address: SocketAddr) -> Server {
+    Server { address, mode: ForwardMode::Nat, weight: 1, upper_threshold: 0, lower_threshold: 0 }
+}
+
+fn changed(old: Server, mode: Option<ForwardMode>, load: &Load) -> Server {
+    Server {
+        address: old.address,
+        mode: mode.unwrap_or(old.mode),
+        weight: load.weight.unwrap_or(old.weight),
+        upper_threshold: load.upper_threshold.unwrap_or(old.upper_threshold),
+        lower_threshold: load.lower_threshold.unwrap_or(old.lower_threshold),
+    }
+}
+
+/// A new server.
+pub(crate) fn add_server(id: ServiceId, address: SocketAddr, mode: ForwardMode, load: &Load) -> Operation {
+    let server = changed(new_server(address), Some(mode), load);
+    Operation::AddServer { protocol: id.protocol, address: id.address, server }
+}
+
+/// A server with some settings changed.
+pub(crate) fn edit_server(
+    status: &ServiceStatus,
+    address: SocketAddr,
+    mode: Option<ForwardMode>,
+    load: &Load,
+) -> Result<Operation, ApiError> {
+    let id = status.service.id();
+    let old = status.server_status.iter().find(|other| other.server.address == address).ok_or_else(|| ApiError {
+        kind: ErrorKind::NotFound,
+        message: format!("service {id} has no server {address}: 'dpvs-ctl services show {id}' lists them"),
+        path: None,
+    })?;
+    let server = changed(old.server.clone(), mode, load);
+    Ok(Operation::EditServer { protocol: id.protocol, address: id.address, server })
+}
+
+#[cfg(test)]
+mod tests {
+    use dpvs_api::{LocalPorts, Scheduler};
+
+    use super::*;
+    use crate::show::tests::service_status;
+
+    const NOTHING: Settings = Settings { scheduler: None, timeout: None, local_ports: None };
+    const NO_LOAD: Load = Load { weight: None, upper_threshold: None, lower_threshold: None };
+
+    fn settings_after(settings: &Settings, no_timeout: bool) -> ServiceSettings {
+        let Operation::EditService { settings, .. } = edit_service(&service_status().service, settings, no_timeout)
+        else {
+            panic!("not an edit");
+        };
+        settings
+    }
+
+    #[test]
+    fn an_edit_of_a_service_keeps_the_rest() {
+        let ports = LocalPorts { first: 2000, last: 2999 };
+        let old = ServiceSettings { scheduler: Scheduler::Wrr, timeout: Some(60), local_ports: ports };
+        assert_eq!(settings_after(&NOTHING, false), old);
+        assert_eq!(settings_after(&NOTHING, true), ServiceSettings { timeout: None, ..old.clone() });
+        let rr = Settings { scheduler: Some(Scheduler::Rr), ..NOTHING };
+        assert_eq!(settings_after(&rr, false), ServiceSettings { scheduler: Scheduler::Rr, ..old.clone() });
+        let longer = Settings { timeout: Some(99), ..NOTHING };
+        assert_eq!(settings_after(&longer, false), ServiceSettings { timeout: Some(99), ..old });
+    }
+
+    #[test]
+    fn an_edit_of_a_server_keeps_the_rest() {
+        let status = service_status();
+        let old = &status.server_status[0].server;
+        let edited = |mode, load: &Load| match edit_server(&status, old.address, mode, load) {
+            Ok(Operation::EditServer { server, .. }) => server,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(edited(None, &NO_LOAD), *old);
+        assert_eq!(edited(None, &Load { weight: Some(0), ..NO_LOAD }), Server { weight: 0, ..old.clone() });
+        assert_eq!(edited(Some(ForwardMode::Dr), &NO_LOAD), Server { mode: ForwardMode::Dr, ..old.clone() });
+        let error = edit_server(&status, "10.9.9.9:80".parse().unwrap(), None, &NO_LOAD).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFound);
+        assert!(error.message.starts_with("service tcp/192.0.2.10:80 has no server 10.9.9.9:80"), "{error}");
+    }
+
+    #[test]
+    fn a_service_comes_with_its_servers() {
+        let id: ServiceId = "tcp/192.0.2.1:80".parse().unwrap();
+        let servers = ["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
+        let Operation::AddService { service } = add_service(id, &NOTHING, &[], &servers, Some(ForwardMode::Tun)) else {
+            panic!("not an addition");
+        };
+        assert_eq!(service.id(), id);
+        assert_eq!((service.scheduler, service.timeout), (Scheduler::Wlc, None));
+        let added: Vec<_> = service.servers.iter().map(|server| (server.address, server.mode, server.weight)).collect();
+        assert_eq!(added, servers.map(|address| (address, ForwardMode::Tun, 1)));
+    }
+}

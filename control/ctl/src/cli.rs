@@ -1,0 +1,356 @@
+//! The grammar.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use dpvs_api::{ForwardMode, LocalPorts, Protocol, Scheduler, ServiceId};
+
+use crate::filter::Endpoint;
+
+/// Controls and observes dpvsd, the layer-4 load balancer.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dpvs-ctl",
+    version,
+    infer_subcommands = true,
+    after_help = "\
+Services are written PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80 or udp/[2001:db8::1]:53.
+
+Examples:
+  dpvs-ctl status
+  dpvs-ctl services add tcp/192.0.2.10:80 --scheduler wlc --mode nat --server 10.0.0.1:8080 --server 10.0.0.2:8080
+  dpvs-ctl servers edit tcp/192.0.2.10:80 10.0.0.1:8080 --weight 0
+  dpvs-ctl connections --server 10.0.0.1
+  dpvs-ctl drops
+  dpvs-ctl --json services list | jq '.[].address'
+
+Exit status: 0 done, 1 the daemon refused or does not answer, 2 wrong usage."
+)]
+pub struct Cli {
+    /// Socket of dpvsd [default: $DPVS_SOCKET, else /run/dpvs/dpvsd.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print the API's JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The daemon as a whole: version, configuration, table usage
+    Status,
+    /// Virtual services
+    #[command(subcommand)]
+    Services(Services),
+    /// Real servers of a service
+    #[command(subcommand)]
+    Servers(Servers),
+    /// Source addresses of a service's FULLNAT connections
+    #[command(subcommand)]
+    LocalAddresses(LocalAddresses),
+    /// Traffic of services and servers: totals, rates, and connections that could not be made
+    Stats {
+        /// Only this service
+        service: Option<ServiceId>,
+    },
+    /// Tracked connections
+    Connections(ConnectionFilters),
+    /// Packets dropped, by reason
+    Drops {
+        /// Also the reasons that never occurred
+        #[arg(long)]
+        all: bool,
+    },
+    /// What each worker did
+    Workers,
+    /// DPDK ports and their counters
+    Ports,
+    /// Connection timeouts
+    Timeouts {
+        /// What to do; shows them if absent
+        #[command(subcommand)]
+        command: Option<TimeoutsCommand>,
+    },
+    /// Set traffic counters to zero
+    Zero {
+        /// Only those of this service and its servers
+        service: Option<ServiceId>,
+    },
+    /// Apply a file of operations, all or none
+    ///
+    /// The file holds a JSON array of the API's operations, e.g.
+    /// [{"op": "clear"}, {"op": "add-service", "service": {...}}].
+    ApplyBatch {
+        /// The file; '-' is standard input
+        file: PathBuf,
+    },
+}
+
+/// Commands about services.
+#[derive(Debug, Subcommand)]
+pub enum Services {
+    /// All services, one a line
+    List,
+    /// One service with its servers
+    Show {
+        /// The service
+        service: ServiceId,
+    },
+    /// Add a service, with its servers if any are given: they take traffic together
+    #[command(after_help = "\
+Examples:
+  dpvs-ctl services add udp/192.0.2.10:53 --scheduler rr
+  dpvs-ctl services add tcp/192.0.2.10:80 --mode fullnat --local-address 10.0.0.200 --server 10.0.0.1:8080")]
+    Add {
+        /// The service
+        service: ServiceId,
+        /// Settings of the service
+        #[command(flatten)]
+        settings: Settings,
+        /// Source address for FULLNAT; repeat for more
+        #[arg(long = "local-address", value_name = "ADDRESS")]
+        local_addresses: Vec<IpAddr>,
+        /// A real server, of weight 1; repeat for more
+        #[arg(long = "server", value_name = "ADDRESS:PORT", value_parser = socket_address, requires = "mode")]
+        servers: Vec<SocketAddr>,
+        /// How the servers are reached
+        #[arg(long, value_parser = forward_mode())]
+        mode: Option<ForwardMode>,
+    },
+    /// Change settings; those not named stay as they are
+    Edit {
+        /// The service
+        service: ServiceId,
+        /// Settings to change
+        #[command(flatten)]
+        settings: Settings,
+        /// Go back to the director's timeout
+        #[arg(long, conflicts_with = "timeout")]
+        no_timeout: bool,
+    },
+    /// Delete a service with its servers
+    Delete {
+        /// The service
+        service: ServiceId,
+    },
+    /// Delete all services
+    Clear,
+}
+
+/// Settings of a service.
+#[derive(Debug, Args)]
+pub struct Settings {
+    /// Scheduling method [default of a new service: wlc]
+    #[arg(short, long, value_parser = scheduler())]
+    pub scheduler: Option<Scheduler>,
+    /// Timeout of established connections, in seconds [default of a new service: the director's]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u32>,
+    /// Ports used on each local address [default of a new service: 1025-65535]
+    #[arg(long, value_name = "FIRST-LAST", value_parser = local_ports)]
+    pub local_ports: Option<LocalPorts>,
+}
+
+/// Commands about servers.
+#[derive(Debug, Subcommand)]
+pub enum Servers {
+    /// Add a server
+    #[command(after_help = "\
+Example:
+  dpvs-ctl servers add tcp/192.0.2.10:80 10.0.0.3:8080 --mode nat --weight 2")]
+    Add {
+        /// The service
+        service: ServiceId,
+        /// Address and port of the server
+        #[arg(value_parser = socket_address)]
+        server: SocketAddr,
+        /// How it is reached
+        #[arg(long, value_parser = forward_mode())]
+        mode: ForwardMode,
+        /// Weight and thresholds
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Change a server; what is not named stays as it is
+    #[command(after_help = "\
+Example, to drain a server (existing connections go on):
+  dpvs-ctl servers edit tcp/192.0.2.10:80 10.0.0.3:8080 --weight 0")]
+    Edit {
+        /// The service
+        service: ServiceId,
+        /// Address and port of the server
+        #[arg(value_parser = socket_address)]
+        server: SocketAddr,
+        /// How it is reached
+        #[arg(long, value_parser = forward_mode())]
+        mode: Option<ForwardMode>,
+        /// Weight and thresholds
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Delete a server; packets of its connections are dropped from then on
+    Delete {
+        /// The service
+        service: ServiceId,
+        /// Address and port of the server
+        #[arg(value_parser = socket_address)]
+        server: SocketAddr,
+    },
+}
+
+/// What a server takes.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Share of new connections, 0 to 65535 [default of a new server: 1]
+    #[arg(short, long)]
+    pub weight: Option<u32>,
+    /// Number of connections at which new ones stop; 0: no limit [default of a new server: 0]
+    #[arg(long, value_name = "CONNECTIONS")]
+    pub upper_threshold: Option<u32>,
+    /// Number of connections below which they resume; 0: three quarters of the upper one [default of a new server: 0]
+    #[arg(long, value_name = "CONNECTIONS")]
+    pub lower_threshold: Option<u32>,
+}
+
+/// Commands about local addresses.
+#[derive(Debug, Subcommand)]
+pub enum LocalAddresses {
+    /// Local addresses of all services or of one
+    List {
+        /// Only this service
+        service: Option<ServiceId>,
+    },
+    /// Add a local address
+    Add {
+        /// The service
+        service: ServiceId,
+        /// The local address
+        address: IpAddr,
+        /// Mirror interface that gets the address if the kernel has it nowhere
+        #[arg(long)]
+        interface: Option<String>,
+    },
+    /// Delete a local address; its connections go on
+    Delete {
+        /// The service
+        service: ServiceId,
+        /// The local address
+        address: IpAddr,
+    },
+}
+
+/// Which connections to list.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dpvs-ctl connections --service tcp/192.0.2.10:80 --client 198.51.100.7
+  dpvs-ctl connections --server 10.0.0.1:8080 --limit 20")]
+pub struct ConnectionFilters {
+    /// Only tcp or udp
+    #[arg(long, value_parser = protocol())]
+    pub protocol: Option<Protocol>,
+    /// Only of this client: ADDRESS or ADDRESS:PORT
+    #[arg(long, value_name = "ENDPOINT")]
+    pub client: Option<Endpoint>,
+    /// Only to this service
+    #[arg(long)]
+    pub service: Option<ServiceId>,
+    /// Only to this real server: ADDRESS or ADDRESS:PORT
+    #[arg(long, value_name = "ENDPOINT")]
+    pub server: Option<Endpoint>,
+    /// Stop after this many
+    #[arg(long, value_name = "CONNECTIONS")]
+    pub limit: Option<usize>,
+}
+
+/// Commands about timeouts.
+#[derive(Debug, Subcommand)]
+pub enum TimeoutsCommand {
+    /// Show them
+    Show,
+    /// Set them; those not named stay as they are
+    #[command(arg_required_else_help = true)]
+    Set {
+        /// Established TCP connections, in seconds
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        tcp: Option<u32>,
+        /// TCP connections after a FIN, in seconds
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        tcp_fin: Option<u32>,
+        /// UDP flows, in seconds
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        udp: Option<u32>,
+    },
+}
+
+/// A parser for one of a few words.
+fn one_of<T: Clone + Send + Sync + 'static>(words: Vec<(&'static str, T)>) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(words.iter().map(|(word, _)| *word)).try_map(move |given| {
+        let found = words.iter().find(|(word, _)| *word == given).map(|(_, value)| value.clone());
+        found.ok_or("unknown word")
+    })
+}
+
+fn scheduler() -> impl TypedValueParser<Value = Scheduler> {
+    one_of([Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc].map(|scheduler| (scheduler.name(), scheduler)).into())
+}
+
+fn forward_mode() -> impl TypedValueParser<Value = ForwardMode> {
+    let modes = [ForwardMode::Nat, ForwardMode::Fullnat, ForwardMode::Dr, ForwardMode::Tun];
+    one_of(modes.map(|mode| (crate::show::mode_name(mode), mode)).into())
+}
+
+fn protocol() -> impl TypedValueParser<Value = Protocol> {
+    one_of(vec![("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write ADDRESS:PORT, e.g. 10.0.0.1:80 or [2001:db8::1]:80".to_owned())
+}
+
+fn local_ports(text: &str) -> Result<LocalPorts, String> {
+    let range = text.split_once('-').and_then(|(first, last)| {
+        let ports = LocalPorts { first: first.parse().ok()?, last: last.parse().ok()? };
+        (1..=ports.last).contains(&ports.first).then_some(ports)
+    });
+    range.ok_or_else(|| "write FIRST-LAST, e.g. 1025-65535".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_explained() {
+        for (line, message) in [
+            ("services show 192.0.2.1:80", "write PROTOCOL/ADDRESS:PORT"),
+            ("servers add tcp/192.0.2.1:80 10.0.0.1 --mode nat", "write ADDRESS:PORT"),
+            ("servers add tcp/192.0.2.1:80 10.0.0.1:80", "--mode <MODE>"),
+            ("servers add tcp/192.0.2.1:80 10.0.0.1:80 --mode x", "[possible values: nat, fullnat, dr, tun]"),
+            ("services add tcp/192.0.2.1:80 --server 10.0.0.1:80", "--mode <MODE>"),
+            ("services add tcp/192.0.2.1:80 --scheduler lc", "[possible values: rr, wrr, wlc]"),
+            ("services add tcp/192.0.2.1:80 --local-ports 9-8", "write FIRST-LAST"),
+            ("services edit tcp/192.0.2.1:80 --timeout 5 --no-timeout", "cannot be used with"),
+            ("connections --client 10.0.0.0/8", "write ADDRESS or ADDRESS:PORT"),
+            ("timeouts set --tcp 0", "0 is not in 1.."),
+            ("timeouts set", "Usage:"),
+            ("", "Usage:"),
+        ] {
+            let words = std::iter::once("dpvs-ctl").chain(line.split_whitespace());
+            let error = Cli::try_parse_from(words).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(message), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Carries out commands.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use dpvs_api::{ApiError, Operation, ServiceId, ServiceStatus, Timeouts};
+use dpvs_client::{Client, ClientError};
+use serde::Serialize;
+
+use crate::cli::{Cli, Command, ConnectionFilters, LocalAddresses, Servers, Services, TimeoutsCommand};
+use crate::{change, show};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Error {
+    /// The daemon refused or does not answer.
+    Client(ClientError),
+    /// The result could not be printed.
+    Output(io::Error),
+    /// A file of operations cannot be used.
+    File(PathBuf, String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Client(error) => error.fmt(f),
+            Error::Output(error) => write!(f, "standard output: {error}"),
+            Error::File(path, reason) => write!(f, "{}: {reason}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Self {
+        Error::Client(error)
+    }
+}
+
+impl From<ApiError> for Error {
+    fn from(error: ApiError) -> Self {
+        Error::Client(error.into())
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Error::Output(error)
+    }
+}
+
+/// Carries out a command line.
+pub fn run(cli: &Cli, client: &Client, output: &mut dyn Write) -> Result<(), Error> {
+    match &cli.command {
+        Command::Status => print(cli, output, &client.status()?, show::status),
+        Command::Services(command) => services(cli, client, output, command),
+        Command::Servers(command) => servers(client, command),
+        Command::LocalAddresses(command) => local_addresses(cli, client, output, command),
+        Command::Stats { service } => print_services(cli, client, output, *service, show::stats),
+        Command::Connections(filters) => connections(cli, client, output, filters),
+        Command::Drops { all } => {
+            let mut drops = client.drops()?;
+            drops.retain(|drop| *all || drop.packets > 0);
+            print(cli, output, &drops, |drops| show::drops(drops))
+        }
+        Command::Workers => print(cli, output, &client.workers()?, |workers| show::workers(workers)),
+        Command::Ports => print(cli, output, &client.ports()?, |ports| show::ports(ports)),
+        Command::Timeouts { command: None | Some(TimeoutsCommand::Show) } => {
+            print(cli, output, &client.timeouts()?, show::timeouts)
+        }
+        Command::Timeouts { command: Some(TimeoutsCommand::Set { tcp, tcp_fin, udp }) } => {
+            // 0 leaves a timeout as it is.
+            let [tcp, tcp_fin, udp] = [tcp, tcp_fin, udp].map(|timeout| timeout.unwrap_or(0));
+            apply(client, Operation::SetTimeouts { timeouts: Timeouts { tcp, tcp_fin, udp } })
+        }
+        Command::Zero { service } => {
+            apply(client, Operation::Zero { service: service.map(|id| (id.protocol, id.address)) })
+        }
+        Command::ApplyBatch { file } => Ok(client.apply(&read_operations(file)?)?),
+    }
+}
+
+fn apply(client: &Client, operation: Operation) -> Result<(), Error> {
+    Ok(client.apply(&[operation])?)
+}
+
+/// Prints a value as JSON or for people.
+fn print<T: Serialize>(cli: &Cli, output: &mut dyn Write, value: &T, show: impl Fn(&T) -> String) -> Result<(), Error> {
+    let text = if cli.json { json(value)? + "\n" } else { show(value) };
+    Ok(output.write_all(text.as_bytes())?)
+}
+
+fn json(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string_pretty(value).map_err(|error| Error::Output(error.into()))
+}
+
+/// Prints all services or, as one object in JSON, one.
+fn print_services(
+    cli: &Cli,
+    client: &Client,
+    output: &mut dyn Write,
+    id: Option<ServiceId>,
+    show: impl Fn(&[ServiceStatus]) -> String,
+) -> Result<(), Error> {
+    match id {
+        Some(id) => print(cli, output, &client.service(id)?, |status| show(std::slice::from_ref(status))),
+        None => print(cli, output, &client.services()?, |services| show(services)),
+    }
+}
+
+fn services(cli: &Cli, client: &Client, output: &mut dyn Write, command: &Services) -> Result<(), Error> {
+    match command {
+        Services::List => print_services(cli, client, output, None, show::services),
+        Services::Show { service } => print(cli, output, &client.service(*service)?, show::service),
+        Services::Add { service, settings, local_addresses, servers, mode } => {
+            apply(client, change::add_service(*service, settings, local_addresses, servers, *mode))
+        }
+        Services::Edit { service, settings, no_timeout } => {
+            let old = client.service(*service)?;
+            apply(client, change::edit_service(&old.service, settings, *no_timeout))
+        }
+        Services::Delete { service: ServiceId { protocol, address } } => {
+            apply(client, Operation::DeleteService { protocol: *protocol, address: *address })
+        }
+        Services::Clear => apply(client, Operation::Clear),
+    }
+}
+
+fn servers(client: &Client, command: &Servers) -> Result<(), Error> {
+    apply(
+        client,
+        match command {
+            Servers::Add { service, server, mode, load } => change::add_server(*service, *server, *mode, load),
+            Servers::Edit { service, server, mode, load } => {
+                change::edit_server(&client.service(*service)?, *server, *mode, load)?
+            }
+            Servers::Delete { service, server } => {
+                Operation::DeleteServer { protocol: service.protocol, address: service.address, server: *server }
+            }
+        },
+    )
+}
+
+fn local_addresses(cli: &Cli, client: &Client, output: &mut dyn Write, command: &LocalAddresses) -> Result<(), Error> {
+    match command {
+        LocalAddresses::List { service } => print_services(cli, client, output, *service, show::local_addresses),
+        LocalAddresses::Add { service: ServiceId { protocol, address }, address: local_address, interface } => apply(
+            client,
+            Operation::AddLocalAddress {
+                protocol: *protocol,
+                address: *address,
+                local_address: *local_address,
+                interface: interface.clone(),
+            },
+        ),
+        LocalAddresses::Delete { service: ServiceId { protocol, address }, address: local_address } => apply(
+            client,
+            Operation::DeleteLocalAddress { protocol: *protocol, address: *address, local_address: *local_address },
+        ),
+    }
+}
+
+/// Prints connections as they arrive: there may be millions.
+fn connections(cli: &Cli, client: &Client, output: &mut dyn Write, filters: &ConnectionFilters) -> Result<(), Error> {
+    let passing = client.connections().filter(|connection| connection.as_ref().map_or(true, |c| filters.pass(c)));
+    if !cli.json {
+        output.write_all(show::connections_heading().as_bytes())?;
+    }
+    let mut count = 0;
+    for connection in passing.take(filters.limit.unwrap_or(usize::MAX)) {
+        let connection = connection?;
+        let text = if cli.json {
+            let opening = if count == 0 { "[\n" } else { ",\n" };
+            format!("{opening}{}", json(&connection)?)
+        } else {
+            show::connection(&connection)
+        };
+        output.write_all(text.as_bytes())?;
+        count += 1;
+    }
+    if cli.json {
+        output.write_all(if count == 0 { b"[]\n" } else { b"\n]\n" })?;
+    }
+    Ok(())
+}
+
+fn read_operations(path: &Path) -> Result<Vec<Operation>, Error> {
+    let failed = |reason: String| Error::File(path.to_owned(), reason);
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|mut file| file.read_to_string(&mut text))
+    };
+    read.map_err(|error| failed(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+}

@@ -1,0 +1,298 @@
+//! What people see.
+
+use dpvs_api::{
+    Connection, DropCount, ForwardMode, LocalPorts, PortStats, ServiceStatus, Status, Timeouts, WorkerStats,
+};
+
+use crate::numbers::{count, duration, percent};
+use crate::table::Column::{Number, Text};
+use crate::table::Table;
+
+/// The word for a mode, as the API writes it.
+pub(crate) fn mode_name(mode: ForwardMode) -> &'static str {
+    match mode {
+        ForwardMode::Nat => "nat",
+        ForwardMode::Fullnat => "fullnat",
+        ForwardMode::Dr => "dr",
+        ForwardMode::Tun => "tun",
+    }
+}
+
+/// Names and values, one pair a line.
+fn pairs<const N: usize>(pairs: [(&'static str, String); N]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    pairs.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
+}
+
+pub(crate) fn status(status: &Status) -> String {
+    let state = if status.draining { ", draining" } else { "" };
+    let mut text = pairs([
+        ("Version", format!("{} on {}", status.version, status.dpdk)),
+        ("Process", format!("{}, up {}{state}", status.pid, duration(status.uptime))),
+        ("Configuration", format!("{}, generation {}", status.config, status.generation)),
+        ("Socket", status.socket.clone()),
+        ("Services", status.services.to_string()),
+        (
+            "Connections",
+            format!(
+                "{} of {} ({})",
+                status.connections,
+                status.table_capacity,
+                percent(status.connections, status.table_capacity)
+            ),
+        ),
+        ("Routes", status.routes.to_string()),
+        ("Neighbours", status.neighbours.to_string()),
+    ]);
+    if !status.unanswered_vips.is_empty() {
+        let addresses: Vec<String> = status.unanswered_vips.iter().map(ToString::to_string).collect();
+        text += &format!(
+            "Unanswered     {}\n  (no address of this host: nobody answers ARP, ND and ping for them; add them with 'ip addr add')\n",
+            addresses.join(", ")
+        );
+    }
+    text
+}
+
+pub(crate) fn services(services: &[ServiceStatus]) -> String {
+    if services.is_empty() {
+        return "There are no services: add one with 'dpvs-ctl services add'.\n".to_owned();
+    }
+    let mut table = Table::new([
+        Text("SERVICE"),
+        Text("SCHEDULER"),
+        Number("SERVERS"),
+        Number("ACTIVE"),
+        Number("INACTIVE"),
+        Number("CONN/S"),
+    ]);
+    for status in services {
+        let servers = &status.server_status;
+        let usable = servers.iter().filter(|server| server.server.weight > 0).count();
+        let active: u64 = servers.iter().map(|server| server.active_connections).sum();
+        let inactive: u64 = servers.iter().map(|server| server.inactive_connections).sum();
+        table.row([
+            status.service.id().to_string(),
+            status.service.scheduler.name().to_owned(),
+            format!("{usable}/{}", servers.len()),
+            active.to_string(),
+            inactive.to_string(),
+            count(status.stats.cps),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn service(status: &ServiceStatus) -> String {
+    let service = &status.service;
+    let LocalPorts { first, last } = service.local_ports;
+    let addresses: Vec<String> = service.local_addresses.iter().map(ToString::to_string).collect();
+    let mut text = pairs([
+        ("Service", service.id().to_string()),
+        ("Scheduler", service.scheduler.name().to_owned()),
+        ("Timeout", service.timeout.map_or("the director's".to_owned(), |timeout| format!("{timeout} s"))),
+        ("Local addresses", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
+        ("Local ports", format!("{first} to {last}")),
+        ("Without server", format!("{} connections", status.no_server)),
+        ("Without local port", format!("{} connections", status.local_port_exhausted)),
+    ]);
+    let mut table = Table::new([
+        Text("SERVER"),
+        Text("MODE"),
+        Number("WEIGHT"),
+        Number("UPPER"),
+        Number("LOWER"),
+        Number("ACTIVE"),
+        Number("INACTIVE"),
+        Number("CONN/S"),
+    ]);
+    for status in &status.server_status {
+        let server = &status.server;
+        table.row([
+            server.address.to_string(),
+            mode_name(server.mode).to_owned(),
+            server.weight.to_string(),
+            threshold(server.upper_threshold),
+            threshold(server.lower_threshold),
+            status.active_connections.to_string(),
+            status.inactive_connections.to_string(),
+            count(status.stats.cps),
+        ]);
+    }
+    text.push('\n');
+    text + &table.render()
+}
+
+fn threshold(value: u32) -> String {
+    if value == 0 { "-".to_owned() } else { value.to_string() }
+}
+
+pub(crate) fn local_addresses(services: &[ServiceStatus]) -> String {
+    let mut table =
+        Table::new([Text("SERVICE"), Text("LOCAL ADDRESS"), Number("PORTS"), Number("CONNECTIONS WITHOUT PORT")]);
+    for status in services {
+        let LocalPorts { first, last } = status.service.local_ports;
+        for address in &status.service.local_addresses {
+            table.row([
+                status.service.id().to_string(),
+                address.to_string(),
+                format!("{first}-{last}"),
+                status.local_port_exhausted.to_string(),
+            ]);
+        }
+    }
+    table.render()
+}
+
+pub(crate) fn stats(services: &[ServiceStatus]) -> String {
+    let mut table = Table::new([
+        Text("SERVICE / SERVER"),
+        Number("CONNS"),
+        Number("IN PKTS"),
+        Number("OUT PKTS"),
+        Number("IN BYTES"),
+        Number("OUT BYTES"),
+        Number("CONN/S"),
+        Number("IN PKT/S"),
+        Number("OUT PKT/S"),
+        Number("IN B/S"),
+        Number("OUT B/S"),
+        Number("NO SERVER"),
+        Number("NO PORT"),
+    ]);
+    for status in services {
+        let lost = [count(status.no_server), count(status.local_port_exhausted)];
+        let servers = status
+            .server_status
+            .iter()
+            .map(|server| (format!("  {}", server.server.address), &server.stats, ["".to_owned(), "".to_owned()]));
+        let service = (status.service.id().to_string(), &status.stats, lost);
+        for (name, stats, lost) in std::iter::once(service).chain(servers) {
+            let numbers = [
+                stats.connections,
+                stats.in_packets,
+                stats.out_packets,
+                stats.in_bytes,
+                stats.out_bytes,
+                stats.cps,
+                stats.in_pps,
+                stats.out_pps,
+                stats.in_bps,
+                stats.out_bps,
+            ];
+            let cells: Vec<String> = std::iter::once(name).chain(numbers.map(count)).chain(lost).collect();
+            table.row(cells);
+        }
+    }
+    table.render()
+}
+
+/// Columns of fixed width: connections are printed while they arrive, so none can be measured beforehand.
+fn connection_line(cells: [&str; 8]) -> String {
+    let [protocol, state, expires, client, service, mode, local, server] = cells;
+    let line =
+        format!("{protocol:<5} {state:<11} {expires:>7} {client:<22} {service:<22} {mode:<7} {local:<22} {server}");
+    line + "\n"
+}
+
+pub(crate) fn connections_heading() -> String {
+    connection_line(["PROTO", "STATE", "EXPIRES", "CLIENT", "SERVICE", "MODE", "LOCAL", "SERVER"])
+}
+
+pub(crate) fn connection(connection: &Connection) -> String {
+    let is_fullnat = connection.mode == ForwardMode::Fullnat;
+    let local = if is_fullnat { connection.local.to_string() } else { "-".to_owned() };
+    connection_line([
+        &connection.protocol.to_string(),
+        &connection.state,
+        &format!("{}s", connection.expires),
+        &connection.client.to_string(),
+        &connection.virtual_service.to_string(),
+        mode_name(connection.mode),
+        &local,
+        &connection.server.to_string(),
+    ])
+}
+
+pub(crate) fn drops(drops: &[DropCount]) -> String {
+    if drops.is_empty() {
+        return "No packet was dropped.\n".to_owned();
+    }
+    let mut table = Table::new([Text("REASON"), Number("PACKETS"), Text("MEANING")]);
+    for drop in drops {
+        table.row([drop.reason.clone(), drop.packets.to_string(), drop.description.clone()]);
+    }
+    table.render()
+}
+
+pub(crate) fn workers(workers: &[WorkerStats]) -> String {
+    let mut table = Table::new([
+        Number("WORKER"),
+        Number("CORE"),
+        Number("POLLS"),
+        Number("BUSY"),
+        Number("CONNECTIONS"),
+        Number("CAPACITY"),
+        Number("STEERED"),
+        Number("PUNTED"),
+        Number("ICMP SENT"),
+        Number("DROPS"),
+    ]);
+    for worker in workers {
+        table.row([
+            worker.worker.to_string(),
+            worker.core.to_string(),
+            count(worker.polls),
+            percent(worker.busy_polls, worker.polls),
+            worker.connections.to_string(),
+            worker.capacity.to_string(),
+            count(worker.steered),
+            count(worker.punted),
+            count(worker.icmp_sent),
+            count(worker.drops.values().sum()),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn ports(ports: &[PortStats]) -> String {
+    let mut table = Table::new([
+        Text("PORT"),
+        Text("DEVICE"),
+        Text("INTERFACE"),
+        Text("MAC"),
+        Number("QUEUES"),
+        Number("RX PKTS"),
+        Number("RX BYTES"),
+        Number("TX PKTS"),
+        Number("TX BYTES"),
+        Number("RX MISSED"),
+    ]);
+    for port in ports {
+        table.row([
+            port.name.clone(),
+            port.device.clone(),
+            port.interface.clone(),
+            port.mac.clone(),
+            port.queues.to_string(),
+            count(port.rx_packets),
+            count(port.rx_bytes),
+            count(port.tx_packets),
+            count(port.tx_bytes),
+            port.rx_missed.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn timeouts(timeouts: &Timeouts) -> String {
+    pairs([
+        ("TCP established", format!("{} s", timeouts.tcp)),
+        ("TCP after FIN", format!("{} s", timeouts.tcp_fin)),
+        ("UDP", format!("{} s", timeouts.udp)),
+    ])
+}
+
+#[cfg(test)]
+#[path = "show_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,182 @@
+//! Every rendering once, in full.
+
+use dpvs_api::{FlowStats, Protocol, Scheduler, Server, ServerStatus, Service};
+
+use super::*;
+
+pub(crate) fn service_status() -> ServiceStatus {
+    let server = |address: &str, weight| ServerStatus {
+        server: Server {
+            address: address.parse().unwrap(),
+            mode: ForwardMode::Fullnat,
+            weight,
+            upper_threshold: 100,
+            lower_threshold: 0,
+        },
+        active_connections: 3,
+        inactive_connections: 1,
+        stats: FlowStats { connections: 5, in_packets: 1234, cps: 2, ..FlowStats::default() },
+    };
+    ServiceStatus {
+        service: Service {
+            protocol: Protocol::Tcp,
+            address: "192.0.2.10:80".parse().unwrap(),
+            scheduler: Scheduler::Wrr,
+            timeout: Some(60),
+            local_ports: LocalPorts { first: 2000, last: 2999 },
+            local_addresses: vec!["10.0.0.200".parse().unwrap()],
+            servers: Vec::new(),
+        },
+        server_status: vec![server("10.0.0.1:8080", 5), server("10.0.0.2:8080", 0)],
+        stats: FlowStats { connections: 10, in_packets: 2_000_000, in_bps: 12_345, cps: 4, ..FlowStats::default() },
+        no_server: 7,
+        local_port_exhausted: 1500,
+    }
+}
+
+pub(crate) fn connection() -> Connection {
+    Connection {
+        protocol: Protocol::Tcp,
+        state: "ESTABLISHED".into(),
+        mode: ForwardMode::Fullnat,
+        client: "198.51.100.7:40000".parse().unwrap(),
+        virtual_service: "192.0.2.10:80".parse().unwrap(),
+        local: "10.0.0.200:2001".parse().unwrap(),
+        server: "10.0.0.1:8080".parse().unwrap(),
+        expires: 899,
+        worker: 1,
+    }
+}
+
+#[test]
+fn services_and_servers() {
+    assert_eq!(
+        services(&[service_status()]),
+        "SERVICE            SCHEDULER  SERVERS  ACTIVE  INACTIVE  CONN/S\n\
+         tcp/192.0.2.10:80  wrr            1/2       6         2       4\n"
+    );
+    assert!(services(&[]).starts_with("There are no services"));
+    assert_eq!(
+        service(&service_status()),
+        "Service             tcp/192.0.2.10:80\n\
+         Scheduler           wrr\n\
+         Timeout             60 s\n\
+         Local addresses     10.0.0.200\n\
+         Local ports         2000 to 2999\n\
+         Without server      7 connections\n\
+         Without local port  1500 connections\n\
+         \n\
+         SERVER         MODE     WEIGHT  UPPER  LOWER  ACTIVE  INACTIVE  CONN/S\n\
+         10.0.0.1:8080  fullnat       5    100      -       3         1       2\n\
+         10.0.0.2:8080  fullnat       0    100      -       3         1       2\n"
+    );
+    assert_eq!(
+        local_addresses(&[service_status()]),
+        "SERVICE            LOCAL ADDRESS      PORTS  CONNECTIONS WITHOUT PORT\n\
+         tcp/192.0.2.10:80  10.0.0.200     2000-2999                      1500\n"
+    );
+}
+
+#[test]
+fn traffic() {
+    let text = stats(&[service_status()]);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        lines[1],
+        ["tcp/192.0.2.10:80", "10", "2.00M", "0", "0", "0", "4", "0", "0", "12.3k", "0", "7", "1.50k"]
+    );
+    assert_eq!(lines[2], ["10.0.0.1:8080", "5", "1.23k", "0", "0", "0", "2", "0", "0", "0", "0"]);
+    assert!(text.lines().nth(2).unwrap().starts_with("  10.0.0.1:8080 "));
+}
+
+#[test]
+fn connections_are_lines() {
+    assert_eq!(
+        connections_heading() + &super::connection(&connection()),
+        "PROTO STATE       EXPIRES CLIENT                 SERVICE                MODE    LOCAL                  SERVER\n\
+         tcp   ESTABLISHED    899s 198.51.100.7:40000     192.0.2.10:80          fullnat 10.0.0.200:2001        10.0.0.1:8080\n"
+    );
+    let nat = Connection { mode: ForwardMode::Nat, ..connection() };
+    assert!(super::connection(&nat).contains(" nat     -                      10.0.0.1:8080\n"));
+}
+
+#[test]
+fn the_daemon() {
+    let mut daemon = Status {
+        version: "0.1.0".into(),
+        pid: 42,
+        uptime: 3700,
+        config: "/etc/dpvs/dpvsd.toml".into(),
+        table_capacity: 1000,
+        connections: 25,
+        services: 1,
+        generation: 3,
+        socket: "/run/dpvs/dpvsd.sock".into(),
+        draining: false,
+        routes: 4,
+        neighbours: 2,
+        dpdk: "DPDK 22.11.4".into(),
+        unanswered_vips: Vec::new(),
+    };
+    assert_eq!(
+        status(&daemon),
+        "Version        0.1.0 on DPDK 22.11.4\n\
+         Process        42, up 1 h 1 min\n\
+         Configuration  /etc/dpvs/dpvsd.toml, generation 3\n\
+         Socket         /run/dpvs/dpvsd.sock\n\
+         Services       1\n\
+         Connections    25 of 1000 (2.5%)\n\
+         Routes         4\n\
+         Neighbours     2\n"
+    );
+    daemon.draining = true;
+    daemon.unanswered_vips = vec!["192.0.2.10:80".parse().unwrap()];
+    let text = status(&daemon);
+    assert!(text.contains("1 min, draining\n") && text.contains("Unanswered     192.0.2.10:80\n"), "{text}");
+}
+
+#[test]
+fn counters() {
+    let drop = |reason: &str, packets| DropCount { reason: reason.into(), description: "why".into(), packets };
+    assert_eq!(
+        drops(&[drop("bad_ip_checksum", 12), drop("x", 3)]),
+        "REASON           PACKETS  MEANING\n\
+         bad_ip_checksum       12  why\n\
+         x                      3  why\n"
+    );
+    assert_eq!(drops(&[]), "No packet was dropped.\n");
+    let worker = WorkerStats {
+        worker: 0,
+        core: 2,
+        polls: 1000,
+        busy_polls: 250,
+        connections: 9,
+        capacity: 100,
+        steered: 1,
+        punted: 2,
+        icmp_sent: 3,
+        drops: [("a".to_owned(), 4), ("b".to_owned(), 5)].into(),
+    };
+    let text = workers(&[worker]);
+    let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["0", "2", "1.00k", "25.0%", "9", "100", "1", "2", "3", "9"]);
+    let port = PortStats {
+        name: "lan".into(),
+        device: "net_tap0".into(),
+        interface: "dpvs0".into(),
+        mac: "02:00:00:00:00:01".into(),
+        queues: 2,
+        rx_packets: 10,
+        rx_bytes: 11,
+        tx_packets: 12,
+        tx_bytes: 13,
+        rx_missed: 14,
+    };
+    let text = ports(&[port]);
+    let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["lan", "net_tap0", "dpvs0", "02:00:00:00:00:01", "2", "10", "11", "12", "13", "14"]);
+    assert_eq!(
+        timeouts(&Timeouts::default()),
+        "TCP established  900 s\nTCP after FIN    120 s\nUDP              300 s\n"
+    );
+}
