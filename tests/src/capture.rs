@@ -18,8 +18,23 @@ impl Capture {
     pub fn start(lab: &Lab, host: &str, interface: &str, filter: &str) -> Self {
         let path = lab.directory().join(format!("{host}-{interface}.pcap"));
         let file = path.to_string_lossy().into_owned();
-        let command =
-            ["tcpdump", "-i", interface, "-n", "-U", "-s", "0", "-B", "16384", "-Z", "root", "-w", &file, filter];
+        let command = [
+            "tcpdump",
+            "-i",
+            interface,
+            "-n",
+            "-U",
+            "--immediate-mode",
+            "-s",
+            "0",
+            "-B",
+            "16384",
+            "-Z",
+            "root",
+            "-w",
+            &file,
+            filter,
+        ];
         let process = lab.spawn(host, &command);
         // The file appears, with its header, when the capture socket is open.
         eventually("tcpdump starts", Duration::from_secs(5), || {
@@ -30,8 +45,8 @@ impl Capture {
 
     /// Ends it and returns the file.
     pub fn stop(self) -> Captured {
-        // Packets reach the file with a delay.
-        std::thread::sleep(Duration::from_millis(300));
+        // The last packets are on their way to the file.
+        std::thread::sleep(Duration::from_millis(100));
         self.process.signal("INT");
         let output = self.process.finish(Duration::from_secs(5));
         assert!(output.status.success(), "tcpdump: {}", crate::lab::text(&output));

@@ -1,12 +1,13 @@
 //! Traffic from the clients, and what they saw.
 
 use std::net::SocketAddr;
-use std::process::Output;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Background, Lab};
+use crate::{Background, Lab, eventually};
 
 /// Size of the file in bulk transfers.
 pub const BULK: u64 = 64 << 20;
@@ -26,39 +27,43 @@ pub fn who_answers(lab: &Lab, client: &str, url: &str) -> String {
 #[derive(Debug)]
 pub struct SlowDownload {
     process: Background,
+    headers: PathBuf,
 }
 
 impl SlowDownload {
-    /// Starts it; `rate` as in `curl --limit-rate`.
+    /// Starts it, and returns when the first bytes are there; `rate` as in `curl --limit-rate`.
     pub fn start(lab: &Lab, client: &str, url: &str, rate: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let headers = lab.directory().join(format!("headers-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let script = format!(
-            "curl -sSfg --max-time 50 --limit-rate {rate} -D >(grep -i '^X-Server:' >&2) '{url}' | sha256sum | cut -d' ' -f1"
+            "curl -sSfg --max-time 50 --limit-rate {rate} -D {} '{url}' | sha256sum | cut -d' ' -f1",
+            headers.display()
         );
-        Self { process: lab.spawn(client, &["bash", "-o", "pipefail", "-euc", &script]) }
+        let process = lab.spawn(client, &["bash", "-o", "pipefail", "-euc", &script]);
+        let download = Self { process, headers };
+        eventually("a download starts", Duration::from_secs(10), || download.server_if_known().is_some());
+        download
     }
 
-    /// Waits for the end: the name of the server and the hash, or what curl says.
-    pub fn finish(self) -> Result<(String, String), String> {
-        Self::judge(&self.process.finish(Duration::from_secs(55)))
+    /// Name of the server that it comes from.
+    pub fn server(&self) -> String {
+        self.server_if_known().expect("it has started")
     }
 
-    /// The same, or nothing when it has not ended well in so many seconds.
-    pub fn finish_within(mut self, seconds: u64) -> Option<(String, String)> {
-        let end = Instant::now() + Duration::from_secs(seconds);
-        while self.process.is_running() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
+    fn server_if_known(&self) -> Option<String> {
+        let headers = std::fs::read_to_string(&self.headers).ok()?;
+        let (complete, _) = headers.rsplit_once('\n')?;
+        complete.lines().find_map(|line| Some(line.strip_prefix("X-Server:")?.trim().to_owned()))
+    }
+
+    /// Waits for the end: the SHA-256 of what came, or what curl says.
+    pub fn finish(self) -> Result<String, String> {
+        let output = self.process.finish(Duration::from_secs(55));
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
-        if self.process.is_running() { None } else { self.finish().ok() }
-    }
-
-    fn judge(output: &Output) -> Result<(String, String), String> {
-        let messages = String::from_utf8_lossy(&output.stderr).into_owned();
-        if !output.status.success() {
-            return Err(messages);
-        }
-        let server = messages.lines().find_map(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
-        let hash = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        server.map(|server| (server, hash)).ok_or_else(|| format!("no X-Server header: {messages}"))
     }
 }
 

@@ -43,9 +43,11 @@ fn hop_limit_ends_at_the_director(
     lab.shell("c1", &format!("echo probe | socat -u - '{target}'"));
     let errors = capture.stop().fields(filter, &[source]);
     assert_eq!(errors.len(), 1, "{errors:?}");
-    // The first address is the error's source, the second one is the source of the packet that it quotes.
-    let expected = format!("{},{}", family.director(), family.client(1));
-    assert_eq!(errors[0], expected);
+    // The error's source, then the source of the packet that it quotes. Linux takes the address that was asked if it
+    // is its own; a router's address serves as well.
+    let (source, quoted) = errors[0].split_once(',').expect("two headers");
+    assert!([family.director(), family.virtual_address(0)].iter().any(|own| own.to_string() == source), "{errors:?}");
+    assert_eq!(quoted, family.client(1).to_string());
 }
 
 /// A full-size packet that may not be fragmented does not fit into a tunnel: the client learns the size that does.
@@ -80,9 +82,10 @@ fn closed_port_is_reported_to_the_client(
     closed_port(Director::dpvsd(workers), mode, family);
 }
 
-#[rstest]
-fn linux_closed_port_is_reported_to_the_client(#[values(Family::V4, Family::V6)] family: Family) {
-    closed_port(Director::Ipvs, Mode::Nat, family);
+/// IPv4 only: without a network card that checks them, Linux 6.1 takes the checksum of every ICMPv6 error for wrong.
+#[test]
+fn linux_closed_port_is_reported_to_the_client() {
+    closed_port(Director::Ipvs, Mode::Nat, Family::V4);
 }
 
 fn closed_port(director: Director, mode: Mode, family: Family) {

@@ -1,5 +1,7 @@
 //! Thousands of short connections: none fails, and the schedulers' shares are kept.
 
+use std::time::Duration;
+
 use dpvs_e2e::traffic::{Load, load};
 use dpvs_e2e::{Director, Family, Lab, Mode, Service};
 use rstest::rstest;
@@ -17,18 +19,42 @@ fn short_connections(director: Director, mode: Mode, family: Family, scheduler: 
     let result = load(&lab, "c1", &service.url(""), REQUESTS, CONCURRENCY);
     assert_eq!(result, Load { complete: REQUESTS, failed: 0 });
 
-    let counts = lab.request_counts();
-    // ab may open connections that it has no request for: they take a turn of the scheduler and leave no log line.
-    assert_eq!(counts.iter().sum::<u64>(), REQUESTS);
     let turn: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
-    for (count, &weight) in counts.iter().zip(weights) {
-        let share = REQUESTS * u64::from(weight) / turn;
-        let tolerance = director.independent_schedulers() * u64::from(weight) + SPARE;
-        assert!(count.abs_diff(share) <= tolerance, "{counts:?} is not {weights:?} by {scheduler}");
+    let check = |counts: &[u64], slack: u64| {
+        let sum: u64 = counts.iter().sum();
+        for (count, &weight) in counts.iter().zip(weights) {
+            let share = sum * u64::from(weight) / turn;
+            let tolerance = director.independent_schedulers() * u64::from(weight) + slack;
+            assert!(count.abs_diff(share) <= tolerance, "{counts:?} is not {weights:?} by {scheduler}");
+        }
+    };
+    let requests = lab.request_counts();
+    assert_eq!(requests.iter().sum::<u64>(), REQUESTS);
+    match mode {
+        Mode::Nat | Mode::Fullnat => check(&requests, SPARE),
+        // The director does not see the servers' side: a client that uses a port again soon meets the connection
+        // that it had, and its server. Connections are shared out exactly, requests only nearly so.
+        Mode::Dr | Mode::Tun => {
+            check(&requests, REQUESTS / 20);
+            if director == Director::Ipvs {
+                // The kernel adds up what `ipvsadm` shows every two seconds.
+                std::thread::sleep(Duration::from_secs(3));
+            }
+            check(&connections(&lab, &service), 0);
+        }
     }
 }
 
-/// Connections that ab opens and closes unused at the end of a run.
+/// Connections that the director has given to each server.
+fn connections(lab: &Lab, service: &Service) -> Vec<u64> {
+    let table = lab.ipvsadm(&format!("-L -n --stats --exact {}", service.selector()));
+    let servers = table.lines().filter(|line| line.trim_start().starts_with("->")).skip(1);
+    let count = |line: &str| line.split_whitespace().nth(2).and_then(|word| word.parse().ok());
+    servers.map(|line| count(line).unwrap_or_else(|| panic!("no number of connections in:\n{table}"))).collect()
+}
+
+/// Connections that ab opens at the end of a run without having a request for them: they take a turn of the
+/// scheduler and leave no line in a server's log.
 const SPARE: u64 = 2;
 
 #[rstest]
