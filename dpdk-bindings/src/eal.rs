@@ -169,11 +169,15 @@ impl Drop for Capture {
     }
 }
 
+/// Messages that say nothing of the cause: two follow every failure, the last is about other processes of DPDK.
+const EMPTY: &[&str] = &["cannot attach the device", "Failed to attach device", "Invalid 'command line'", "mp action"];
+
 /// The last three messages, without EAL's usage text, which is indented or ends in a colon.
 fn summarize(log: &str) -> String {
     let mut messages: Vec<&str> = Vec::new();
     for line in log.lines() {
-        let is_message = !line.starts_with(char::is_whitespace) && line.contains(": ") && !line.starts_with("Usage");
+        let is_usage = line.starts_with(char::is_whitespace) || line.starts_with("Usage");
+        let is_message = !is_usage && line.contains(": ") && !EMPTY.iter().any(|empty| line.contains(empty));
         let line = line.trim();
         if is_message && !messages.iter().any(|seen| seen.ends_with(line)) {
             messages.push(line);
@@ -199,7 +203,7 @@ mod tests {
     #[test]
     fn summary_keeps_the_last_messages_and_no_usage() {
         let log = "EAL: one\nEAL: two\nEAL: two\nEAL: three\nx: unrecognized option '--y'\n\
-                   Usage: x [options]\n\nEAL common options:\n  -c COREMASK  Hexadecimal: mask\n";
+                   EAL: Driver cannot attach the device (d)\nUsage: x [options]\n\nEAL common options:\n  -c COREMASK  Hexadecimal: mask\n";
         assert_eq!(summarize(log), "EAL: two; EAL: three; x: unrecognized option '--y'");
         assert_eq!(summarize(""), "");
     }

@@ -31,6 +31,10 @@ impl Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Drivers return -1 for "failed", not because an operation is not permitted.
+        if self.0 == 1 {
+            return f.write_str("failed");
+        }
         // SAFETY: the result is a NUL-terminated string in storage of this thread, valid until its next call.
         let text = unsafe { CStr::from_ptr(dpdk_sys::dpvs_strerror(self.0)) };
         f.write_str(&text.to_string_lossy())
@@ -58,10 +62,7 @@ pub enum Error {
     #[error("a second mbuf pool was asked for: all ports share one")]
     SecondPool,
     /// The pool cannot be made.
-    #[error(
-        "no memory pool of {buffers} packet buffers of {data_room} bytes: {errno}; provide more hugepages or memory{}",
-        said(log)
-    )]
+    #[error("no memory pool of {buffers} packet buffers of {data_room} bytes: {errno}{}", said(log))]
     Pool {
         /// Number of buffers.
         buffers: u32,
@@ -200,5 +201,7 @@ mod tests {
         assert_eq!(Errno::check(0), Ok(0));
         assert_eq!(Errno::check(7), Ok(7));
         assert_eq!(Errno::check(-19), Err(Errno::ENODEV));
+        assert_eq!(Errno::ENODEV.to_string(), "No such device");
+        assert_eq!(Errno(1).to_string(), "failed");
     }
 }

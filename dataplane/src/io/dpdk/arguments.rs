@@ -3,6 +3,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::memory::Memory;
 use super::{EalOptions, PortOptions, StartError, device};
@@ -53,6 +55,9 @@ pub(super) fn build(options: &EalOptions, ports: &[PortOptions], memory: Memory)
     args
 }
 
+/// How long to wait for another instance of the same name to end.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Refuses arguments of the user's that would undo what the options say.
 pub(super) fn check(options: &EalOptions) -> Result<(), StartError> {
     const REFUSED: &[(&str, &str)] = &[
@@ -91,7 +96,14 @@ fn lock_in(dir: &Path, prefix: &str) -> Result<File, StartError> {
     // Never truncated before the lock is ours, never removed: another process may be about to lock it.
     let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = options.map_err(failed)?;
-    match file.try_lock() {
+    // A process that was just killed may need a moment to go.
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();

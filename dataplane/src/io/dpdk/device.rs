@@ -147,6 +147,7 @@ fn prepare_tap(port: &PortOptions) -> Result<(), StartError> {
 
 fn prepare_af_packet(port: &PortOptions) -> Result<(), StartError> {
     match argument(port, "iface") {
+        None => Err(interface_error(port, "", "is missing: add iface=NAME to the device's arguments")),
         Some(interface) if !interface_exists(interface) => {
             Err(interface_error(port, interface, "is not in this network namespace: create it or correct the name"))
         }
@@ -288,6 +289,7 @@ mod tests {
         assert!(matches!(error, StartError::Interface { .. } | StartError::NoTun { .. }), "{error}");
         let error = prepare_af_packet(&port("net_af_packet0", "iface=none0")).unwrap_err().to_string();
         assert!(error.starts_with("port 'lan': interface name 'none0' is not in this network namespace"), "{error}");
+        assert!(prepare_af_packet(&port("net_af_packet0", "")).unwrap_err().to_string().contains("add iface=NAME"));
         let error = prepare(&port_options("lan", "ffff:ff:1f.7")).unwrap_err();
         assert!(matches!(error, StartError::UnknownPci { .. }), "{error}");
     }

@@ -93,19 +93,22 @@ fn choose_from(
             warnings.push(format!(
                 "packets are in ordinary memory, which is slower: {needed_mb} MiB of hugepages are needed, \
                  {free_mb} MiB are free; `sysctl vm.nr_hugepages={}` adds them",
-                pages(needed)
+                enough_pages(needed - free)
             ));
             Ok(ordinary())
         }
-        Hugepages::Yes => {
-            Err(StartError::Hugepages { needed_mb: needed.div_ceil(MIB), free_mb: free / MIB, pages: pages(needed) })
-        }
+        Hugepages::Yes => Err(StartError::Hugepages {
+            needed_mb: needed.div_ceil(MIB),
+            free_mb: free / MIB,
+            pages: enough_pages(needed - free),
+        }),
     }
 }
 
-/// Hugepages of the usual 2 MiB that hold `bytes`.
-fn pages(bytes: u64) -> u64 {
-    bytes.div_ceil(2 * MIB)
+/// The number of hugepages, of the usual 2 MiB, with which `missing` bytes more would be free.
+fn enough_pages(missing: u64) -> u64 {
+    let now = fs::read_to_string("/proc/sys/vm/nr_hugepages").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    now.unwrap_or(0) + missing.div_ceil(2 * MIB)
 }
 
 /// Bytes of a pool: data room, struct rte_mbuf (128), object header (64), and padding to the `alignment` at which a
