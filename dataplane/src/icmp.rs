@@ -13,7 +13,7 @@ use crate::fib::Resolution;
 use crate::forward::tun;
 use crate::ip::{Ip, replace_address};
 use crate::packet::{PacketBuf, WorkerIo};
-use crate::pipeline::{Job, Pipeline, address_frame, send, way_to_client, way_to_server};
+use crate::pipeline::{Job, Pipeline, address_frame, fit, send, way_to_client, way_to_server};
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -49,11 +49,13 @@ struct Quote<A> {
     tuple: Tuple<A>,
     l3: usize,
     l4: usize,
+    /// Where the quote ends, which may be before the message does.
+    end: usize,
 }
 
 fn quote<A: Ip>(message: &[u8], at: usize) -> Option<Quote<A>> {
     let quoted = icmp::parse_quoted::<A>(message, at)?;
-    Some(Quote { tuple: quoted.tuple, l3: quoted.l3.into(), l4: quoted.l4.into() })
+    Some(Quote { tuple: quoted.tuple, l3: quoted.l3.into(), l4: quoted.l4.into(), end: quoted.end.into() })
 }
 
 /// Decides on a received ICMP packet.
@@ -151,6 +153,14 @@ fn relay<Io: WorkerIo, A: Ip>(
         ),
     };
     let conn = conn.clone();
+    let overhead = match (conn.mode, side) {
+        (ForwardMode::Tunnel, Side::Inbound) => A::HEADER_LEN as u16,
+        _ => 0,
+    };
+    // No error is sent about an error; those of sane size always fit.
+    if let Err((_, reason)) = fit(job, &snapshot.fib, way, overhead) {
+        return Verdict::Drop(reason);
+    }
     let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
     let end = l3 + usize::from(job.ip.len);
     let frame = &mut job.packet.data_mut()[..end];
@@ -180,7 +190,7 @@ fn rewrite_quoted<A: Ip>(frame: &mut [u8], quoted: &Quote<A>, new: &Tuple<A>) {
     let header = &mut frame[quoted.l3..];
     let addresses = replace_address(header, A::SRC, new.src).combine(replace_address(header, A::DST, new.dst));
     A::fix_header(header, addresses);
-    let ports = &mut frame[quoted.l4..];
+    let ports = &mut frame[quoted.l4..quoted.end];
     let delta = addresses
         .replace_u16(u16::from_be_bytes([ports[0], ports[1]]), new.sport)
         .replace_u16(u16::from_be_bytes([ports[2], ports[3]]), new.dport);
@@ -233,7 +243,6 @@ fn relay_from_tunnel<Io: WorkerIo, A: Ip>(
     count(pipeline, &conn, Side::Inbound, job.ip.len);
     match emit(&mut pipeline.io, snapshot, conn.vaddr, ErrorFields { rest, ..error }, inner) {
         Ok((port, packet)) => {
-            pipeline.counters().icmp_sent.add(1);
             job.packet = packet;
             Verdict::Transmit(port)
         }

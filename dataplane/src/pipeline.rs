@@ -440,7 +440,7 @@ pub(crate) fn way_to_client<A: Ip>(conn: &mut Conn<A>, fib: &Fib, flow: u64) -> 
 }
 
 /// Checks that the packet with `overhead` more bytes fits its way out; if it may be fragmented, notes that it must be.
-fn fit<P: PacketBuf, A: Ip>(
+pub(crate) fn fit<P: PacketBuf, A: Ip>(
     job: &mut Job<P, A>,
     fib: &Fib,
     way: Way,

@@ -7,6 +7,8 @@ mod support;
 
 mod forward;
 mod fullnat;
+mod icmp;
 mod neighbours;
+mod robustness;
 mod scheduling;
 mod steering;

@@ -40,7 +40,7 @@ fn packets_wait_for_a_neighbour_and_leave_in_order() {
                 .map(|s| {
                     let seen = s.seen();
                     assert_eq!((s.port, seen.dst_mac), (SERVERS, mac_of(server(family, 1))));
-                    seen.ip.inner.map_or(seen.ip.payload, |inner| inner.payload)[0]
+                    seen.ip.innermost().payload[0]
                 })
                 .collect();
             assert_eq!(order, (0..12).collect::<Vec<_>>(), "{family:?} {mode:?}");
@@ -111,7 +111,7 @@ fn waiting_packets_are_held_to_the_mtu() {
             let fragments: Vec<_> = sent.iter().map(|s| s.seen().ip).collect();
             assert!(fragments.iter().all(|f| f.bytes.len() <= 1000));
             let whole = check::reassemble(&fragments);
-            assert_eq!(whole.inner.map_or(whole.payload, |inner| inner.payload), large.payload, "{mode:?}");
+            assert_eq!(whole.innermost().payload, large.payload, "{mode:?}");
         }
         director.settle();
     }
@@ -355,7 +355,7 @@ fn what_follows_the_packet_is_cut_off() {
                 let sent = director.run();
                 assert_eq!(sent.len(), 1, "{mode:?}: {junk} bytes of junk");
                 let seen = sent[0].seen();
-                assert_eq!(seen.ip.inner.map_or(seen.ip.payload, |inner| inner.payload), packet.payload);
+                assert_eq!(seen.ip.innermost().payload, packet.payload);
             }
             director.finish();
         }

@@ -179,7 +179,7 @@ fn a_removed_server_loses_its_connections_only() {
 fn an_edit_keeps_the_turn() {
     let services = vec![service(1, Family::V4, Protocol::TCP, Nat, &[1, 2, 3])];
     let mut director = Director::new(Setup::workers(1), services);
-    let mut next = |director: &mut Director, cport| {
+    let next = |director: &mut Director, cport| {
         open(director, 0, Protocol::TCP, client(Family::V4, cport), virt(Family::V4, 1)).dst.ip()
     };
     assert_eq!(next(&mut director, 1), server(Family::V4, 1));

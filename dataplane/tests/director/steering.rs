@@ -1,12 +1,14 @@
 //! Packets that arrive at another worker than their connection's.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dataplane::snapshot::ForwardMode::{FullNat, Nat};
 use dataplane::verdict::DropReason;
+use proto::tcp::Flags;
 use proto::{Family, Protocol};
 
-use crate::support::packet::{opening, udp};
+use crate::support::packet::{Packet, opening, tcp, udp};
 use crate::support::*;
 
 #[test]
@@ -22,7 +24,7 @@ fn replies_of_a_nat_server_of_several_services_find_their_way() {
                     assert_eq!(at_server.src, client, "NAT leaves the client's address");
                     for worker in 0..workers {
                         let reply = match protocol {
-                            Protocol::TCP => packet_ack(at_server.dst, client),
+                            Protocol::TCP => ack(at_server.dst, client),
                             _ => udp(at_server.dst, client),
                         };
                         let (port, seen) = director.forward(worker, SERVERS, &reply);
@@ -37,8 +39,8 @@ fn replies_of_a_nat_server_of_several_services_find_their_way() {
     }
 }
 
-fn packet_ack(src: std::net::SocketAddr, dst: std::net::SocketAddr) -> crate::support::packet::Packet {
-    crate::support::packet::tcp(src, dst, proto::tcp::Flags::ACK)
+fn ack(src: SocketAddr, dst: SocketAddr) -> Packet {
+    tcp(src, dst, Flags::ACK)
 }
 
 /// A name server that answers for one service and asks another, from its service port.
@@ -53,7 +55,7 @@ fn a_nat_server_may_be_a_client_from_its_service_port() {
                     service(3, family, Protocol::UDP, FullNat, &[2]),
                 ];
                 let mut director = Director::new(Setup::workers(workers), services);
-                let asking = std::net::SocketAddr::new(server(family, 1), DPORT);
+                let asking = SocketAddr::new(server(family, 1), DPORT);
                 for id in [2, 3] {
                     for i in 0..workers {
                         let (_, seen) =
@@ -75,7 +77,7 @@ fn what_no_worker_knows_is_punted_once_by_whichever() {
     for workers in [1, 2, 4] {
         let services = (1..=4).map(|id| service(id, Family::V4, Protocol::UDP, Nat, &[1])).collect();
         let mut director = Director::new(Setup::workers(workers), services);
-        let server = std::net::SocketAddr::new(server(Family::V4, 1), DPORT);
+        let server = SocketAddr::new(server(Family::V4, 1), DPORT);
         for cport in 0..50 {
             let stray = udp(server, client(Family::V4, 30000 + cport));
             assert!(director.receive(usize::from(cport) % workers, SERVERS, &stray).is_empty());
@@ -136,7 +138,7 @@ fn threads_forward_and_stop() {
                 // The server answers; its answer arrives at the next worker.
                 let protocol = Protocol(seen.ip.protocol);
                 let answer = match protocol {
-                    Protocol::TCP => packet_ack(seen.ip.dst, seen.ip.src),
+                    Protocol::TCP => ack(seen.ip.dst, seen.ip.src),
                     _ => udp(seen.ip.dst, seen.ip.src),
                 };
                 wires[(i + 1) % WORKERS].push(SERVERS, &frame_for(SERVERS, &answer));

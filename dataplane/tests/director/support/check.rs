@@ -38,6 +38,16 @@ pub struct SeenIp {
     pub bytes: Vec<u8>,
 }
 
+impl SeenIp {
+    /// The packet in the tunnel, if it is in one.
+    pub fn innermost(self) -> SeenIp {
+        match self.inner {
+            Some(inner) => *inner,
+            None => self,
+        }
+    }
+}
+
 const ICMP: u8 = 1;
 const IPIP: u8 = 4;
 const TCP: u8 = 6;

@@ -174,10 +174,9 @@ pub fn virt(family: Family, id: u8) -> SocketAddr {
     SocketAddr::new(vip(family, id), VPORT)
 }
 
-/// A frame that left: by which worker and port, and what it is.
+/// A frame that left.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    pub worker: usize,
     pub port: PortId,
     pub frame: Vec<u8>,
 }
@@ -298,10 +297,6 @@ impl Director {
         self.publisher.publish(snapshot);
     }
 
-    pub fn is_adopted(&self) -> bool {
-        self.publisher.is_adopted()
-    }
-
     /// A frame arrives at a worker's queue of `port`.
     pub fn arrive(&mut self, worker: usize, port: PortId, frame: &[u8]) {
         self.wires[worker].push(port, frame);
@@ -333,9 +328,9 @@ impl Director {
 
     pub fn take_sent(&mut self) -> Vec<Sent> {
         let mut sent = Vec::new();
-        for (worker, wire) in self.wires.iter().enumerate() {
+        for wire in &self.wires {
             for port in [CLIENTS, SERVERS] {
-                sent.extend(wire.drain(port).into_iter().map(|frame| Sent { worker, port, frame }));
+                sent.extend(wire.drain(port).into_iter().map(|frame| Sent { port, frame }));
             }
         }
         self.frames_out += sent.len() as u64;
@@ -507,8 +502,5 @@ pub fn open(
 ) -> check::SeenIp {
     let (port, seen) = director.forward(worker, CLIENTS, &packet::opening(protocol, from, to));
     assert_eq!(port, SERVERS, "{from} to {to}");
-    match seen.ip.inner {
-        Some(inner) => *inner,
-        None => seen.ip,
-    }
+    seen.ip.innermost()
 }
