@@ -139,7 +139,7 @@ start_dpvsd() {
 }
 
 dpvsd_decided() {
-    grep -qi 'ready' "$dir/lb/dpvsd.log" || ! kill -0 "$last_pid" 2>/dev/null
+    grep -q 'ready:' "$dir/lb/dpvsd.log" || ! kill -0 "$last_pid" 2>/dev/null
 }
 
 attach_ports() {

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is accepted. Run as root on Debian 12 or newer.
+#
+#   deploy/test.sh                  format, lints, and all tests
+#   deploy/test.sh unit             tests that need neither root nor network namespaces
+#   deploy/test.sh e2e [FILTER]     end-to-end tests in network namespaces; FILTER is part of their names
+#   deploy/test.sh parity           those that run against Linux IPVS, the reference
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+what=${1:-all}
+readonly end_to_end='package(dpvs-e2e) & kind(test)'
+case $what in
+    all) filter='all()' ;;
+    unit) filter="not ($end_to_end)" ;;
+    e2e) filter="$end_to_end${2:+ & test(/$2/)}" ;;
+    parity) filter="$end_to_end & test(/linux|Ipvs/)" ;;
+    *)
+        sed -n '2,/^set -/s/^# \{0,1\}//p' "$0" >&2
+        exit 2
+        ;;
+esac
+
+step() {
+    printf '\n== %s\n' "$*"
+}
+
+# What a test could leave behind, one item a line.
+remains() {
+    ip netns list | sed 's/ .*//; s/^/network namespace /'
+    ip -o link show type tun | sed 's/^[0-9]*: \([^:@]*\).*/interface \1/'
+    find /dev/hugepages /run/dpvs-lab -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/file /'
+    local exe
+    for exe in /proc/[0-9]*/exe; do
+        case $(readlink "$exe" 2>/dev/null) in
+            */dpvsd | */lab-decap | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3)
+                echo "process $exe $(readlink "$exe")"
+                ;;
+        esac
+    done
+}
+
+if [ "$what" = unit ]; then
+    step "unit tests"
+else
+    step "set-up"
+    deploy/setup.sh --tests
+fi
+if [ "$what" = all ]; then
+    step "format"
+    cargo fmt --all --check
+    step "lints"
+    cargo clippy --workspace --all-targets --quiet -- -D warnings
+    step "documentation's examples"
+    cargo test --workspace --doc --quiet
+fi
+if [ "$what" != unit ]; then
+    step "release build"
+    cargo build --release --workspace --bins --quiet
+    deploy/lab down-all
+fi
+
+before=$(mktemp)
+after=$(mktemp)
+trap 'rm -f "$before" "$after"' EXIT
+[ "$what" = unit ] || remains | sort >"$before"
+step "tests"
+status=0
+cargo nextest run --workspace --profile all -E "$filter" || status=$?
+if [ "$what" != unit ]; then
+    remains | sort >"$after"
+    if left=$(comm -13 "$before" "$after") && [ -n "$left" ]; then
+        printf 'test.sh: the tests left behind:\n%s\n' "$left" >&2
+        status=1
+    fi
+fi
+exit "$status"
