@@ -195,11 +195,11 @@ mod tests {
     #[test]
     fn the_mesh_connects_each_pair_once() {
         let mut links = mesh::<u32>(3, 2);
-        for from in 0..3 {
-            assert!(links[from].outgoing[from].is_none());
+        for (from, link) in links.iter_mut().enumerate() {
+            assert!(link.outgoing[from].is_none());
             for to in (0..3).filter(|&to| to != from) {
                 let steered = Steered { packet: (from * 10 + to) as u32, ingress: PortId(0), tried: 0 };
-                links[from].outgoing[to].as_mut().expect("a ring to every other").push(steered).expect("room");
+                link.outgoing[to].as_mut().expect("a ring to every other").push(steered).expect("room");
             }
         }
         for (to, link) in links.iter_mut().enumerate() {
