@@ -70,8 +70,8 @@ fn advice(error: &io::Error) -> String {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             let reason = if error.kind() == io::ErrorKind::NotFound { "no such file" } else { "connection refused" };
             format!(
-                "{reason}: is dpvsd running? Start it with 'dpvsd --config FILE', or name its socket with --socket or \
-                 {SOCKET_VARIABLE}"
+                "{reason}: is dpvsd running? Start it with 'dpvsd --config FILE', or name its socket with {SOCKET_VARIABLE} \
+                 (dpvs-ctl: or --socket)"
             )
         }
         io::ErrorKind::PermissionDenied => {

@@ -99,7 +99,7 @@ fn a_missing_daemon_is_explained() {
         client.status().unwrap_err().to_string(),
         format!(
             "cannot connect to {}: no such file: is dpvsd running? Start it with 'dpvsd --config FILE', or name its \
-             socket with --socket or DPVS_SOCKET",
+             socket with DPVS_SOCKET (dpvs-ctl: or --socket)",
             path.display()
         )
     );

@@ -45,7 +45,8 @@ impl Failure {
             ClientError::Api(error) if error.kind == ErrorKind::NotFound => {
                 Self { status: LISTING, message: "No such service".into() }
             }
-            error => Self { status: LISTING, ..Self::general(error) },
+            ClientError::Api(error) => Self { status: LISTING, ..Self::general(error.into()) },
+            error => Self::general(error),
         }
     }
 
@@ -57,6 +58,8 @@ impl Failure {
         }
     }
 
+    /// An error that is not about a particular operation. No daemon is to ipvsadm what no IPVS in the kernel is to the
+    /// real one, which ends with the status of a usage error then.
     fn general(error: ClientError) -> Self {
         match error {
             ClientError::Api(error) if error.kind == ErrorKind::Forbidden => {
@@ -111,6 +114,17 @@ fn words(error: &ApiError, operation: &Operation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_daemon_has_a_status_of_its_own() {
+        let gone = || ClientError::Timeout("s".into());
+        assert_eq!(Failure::listing(gone()).status, USAGE);
+        assert_eq!(Failure::operation(gone(), &Operation::Clear).status, USAGE);
+        let forbidden = || ApiError { kind: ErrorKind::Forbidden, message: "no".into(), path: None };
+        let message = "Permission denied (you must be root)\ndpvsd: no".to_owned();
+        assert_eq!(Failure::listing(forbidden().into()), Failure { status: LISTING, message: message.clone() });
+        assert_eq!(Failure::operation(forbidden().into(), &Operation::Clear), Failure { status: REFUSED, message });
+    }
 
     #[test]
     fn the_path_names_the_operation() {

@@ -13,7 +13,8 @@ pub(crate) fn version(output: &mut dyn Write) -> io::Result<()> {
 /// Prints the grammar.
 pub(crate) fn help(output: &mut dyn Write, program: &str) -> io::Result<()> {
     version(output)?;
-    output.write_all(TEXT.replace("%", program).as_bytes())
+    let name = program.rsplit('/').next().unwrap_or(program);
+    output.write_all(TEXT.replace('%', name).as_bytes())
 }
 
 const TEXT: &str = "\
