@@ -186,7 +186,7 @@ int dpvs_port_stats(uint16_t port, struct dpvs_port_stats *stats);
 /** The RSS key in force; its size goes from *size (room) to *size (bytes). */
 int dpvs_port_rss_key(uint16_t port, uint8_t *key, uint8_t *size);
 
-/** Writes the redirection table: queues[i] for hash values whose low bits are i. */
+/** Writes the redirection table: entry i is the queue of hash values whose low bits are i. */
 int dpvs_port_set_reta(uint16_t port, const uint16_t *queues, uint16_t size);
 
 /** Reads the redirection table. */
