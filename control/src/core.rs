@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::connections::ConnectionReader;
 use crate::kernel::Kernel;
+use crate::local::LocalAddresses;
 use crate::registry::{Draft, Entry, Registry};
 use crate::stats::{self, SAMPLE_INTERVAL, Stats};
 
@@ -178,6 +179,7 @@ pub struct Core {
     stats: Stats,
     publisher: Publisher,
     connections: Arc<Mutex<ConnectionReader>>,
+    local_addresses: LocalAddresses,
     draining: bool,
     /// By port: what the kernel was told of its link.
     links: Vec<bool>,
@@ -197,6 +199,7 @@ impl Core {
             stats: Stats::new(Arc::clone(&shared), Instant::now()),
             publisher: Publisher::new(Arc::clone(&shared)),
             connections: Arc::new(Mutex::new(ConnectionReader::new(shared))),
+            local_addresses: LocalAddresses::default(),
             links: vec![true; parts.facts.ports.len()],
             parts,
             draining: false,
@@ -225,16 +228,23 @@ impl Core {
                         follow = false;
                     }
                 },
-                _ = ticks.tick() => self.tick(),
+                _ = ticks.tick() => self.tick(Instant::now()).await,
                 _ = link_checks.tick() => self.follow_links().await,
             }
         }
     }
 
-    fn tick(&mut self) {
-        let freed = self.registry.sweep(&is_busy(&self.parts.shared, self.publisher.is_adopted()));
+    async fn tick(&mut self, now: Instant) {
+        let adopted = self.publisher.is_adopted();
+        let freed = self.registry.sweep(&is_busy(&self.parts.shared, adopted));
         self.stats.follow(&freed);
-        self.stats.sample(Instant::now());
+        self.stats.sample(now);
+        if let Some(kernel) = &self.parts.kernel
+            && adopted
+        {
+            let configured = self.registry.local_addresses();
+            self.local_addresses.release(kernel, &configured, &self.connections, now).await;
+        }
     }
 
     /// Tells the kernel which ports have a link, so that its routes lead out of those.
@@ -302,7 +312,9 @@ impl Core {
         let changes = match self.registry.commit(draft, &is_busy(&self.parts.shared, self.publisher.is_adopted())) {
             Ok(changes) => changes,
             Err(error) => {
-                self.remove_addresses(&added).await;
+                if let Some(kernel) = &self.parts.kernel {
+                    self.local_addresses.undo(kernel, &added).await;
+                }
                 return Err(error);
             }
         };
@@ -315,52 +327,9 @@ impl Core {
 
     /// Gives the host the local addresses that it lacks, and returns which those are.
     async fn ensure_local_addresses(&mut self, draft: &Draft) -> Result<Vec<IpAddr>, ApiError> {
-        let mut added = Vec::new();
-        let Some(kernel) = &self.parts.kernel else { return Ok(added) };
-        for wanted in draft.local_addresses() {
-            let interface = match &wanted.interface {
-                Some(name) => self.mirror(name).map_err(|message| invalid(message, &wanted.path)),
-                None => Ok(self.parts.facts.ports[0].interface.as_str()),
-            };
-            let outcome = match interface {
-                Ok(interface) => match kernel.ensure_address(interface, wanted.address).await {
-                    Ok(true) => {
-                        tracing::info!("added local address {} to {interface}", wanted.address);
-                        added.push(wanted.address);
-                        Ok(())
-                    }
-                    Ok(false) => Ok(()),
-                    Err(error) => Err(invalid(error.to_string(), &wanted.path)),
-                },
-                Err(error) => Err(error),
-            };
-            if let Err(error) = outcome {
-                self.remove_addresses(&added).await;
-                return Err(error);
-            }
-        }
-        Ok(added)
-    }
-
-    /// The mirror interface that a user means: by its own name or its port's.
-    fn mirror(&self, name: &str) -> Result<&str, String> {
-        let ports = &self.parts.facts.ports;
-        match ports.iter().find(|port| port.interface == name || port.name == name) {
-            Some(port) => Ok(&port.interface),
-            None => {
-                let names: Vec<&str> = ports.iter().map(|port| port.interface.as_str()).collect();
-                Err(format!("{name} is no mirror interface; there are: {}", names.join(", ")))
-            }
-        }
-    }
-
-    async fn remove_addresses(&self, addresses: &[IpAddr]) {
-        let Some(kernel) = &self.parts.kernel else { return };
-        for &address in addresses {
-            if let Err(error) = kernel.remove_address(address).await {
-                tracing::warn!("cannot remove local address {address} again: {error}");
-            }
-        }
+        let Some(kernel) = &self.parts.kernel else { return Ok(Vec::new()) };
+        let fib = Arc::clone(&self.parts.fib.borrow());
+        self.local_addresses.ensure(kernel, draft.local_addresses(), &self.parts.facts.ports, &fib).await
     }
 
     fn publish(&mut self) {
@@ -451,10 +420,6 @@ fn is_busy(shared: &Shared, adopted: bool) -> impl Fn(ServerSlot) -> bool {
     move |slot| !adopted || stats::connections(shared, slot) != (0, 0)
 }
 
-fn invalid(message: String, path: &str) -> ApiError {
-    ApiError { kind: ErrorKind::Invalid, message, path: Some(path.to_owned()) }
-}
-
 fn stopped() -> ApiError {
     ApiError {
         kind: ErrorKind::Unavailable,
@@ -462,3 +427,6 @@ fn stopped() -> ApiError {
         path: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

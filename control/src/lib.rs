@@ -14,6 +14,7 @@ pub mod connections;
 pub mod core;
 pub mod daemon;
 pub mod kernel;
+mod local;
 pub mod registry;
 pub mod server;
 pub mod stats;

@@ -339,3 +339,6 @@ pub fn port_traffic(shared: &Shared, port: PortId) -> PortTraffic {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

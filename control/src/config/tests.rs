@@ -306,3 +306,70 @@ fn files_that_cannot_be_read_are_named() {
         "{error}"
     );
 }
+
+const SAMPLE: &str = include_str!("../../../deploy/dpvsd.toml");
+
+/// The sample with its commented keys in force, less those that stand for another default ("without this key").
+fn uncommented() -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut no_default = false;
+    for line in SAMPLE.lines() {
+        match line.strip_prefix("# ").filter(|rest| rest.split_once(" = ").is_some_and(|(key, _)| is_key(key))) {
+            Some(_) if no_default => {}
+            Some(rest) => lines.push(rest.to_owned()),
+            None => lines.push(line.to_owned()),
+        }
+        no_default = line.to_lowercase().contains("without this key") || line.contains("FULLNAT:");
+    }
+    lines.join("\n")
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+}
+
+#[test]
+fn the_sample_is_right_and_shows_the_defaults() {
+    let sample = parse(SAMPLE).unwrap_or_else(|errors| panic!("{errors}"));
+    let written_out = parse(&uncommented()).unwrap_or_else(|errors| panic!("{errors}"));
+    let mut expected = sample.clone();
+    expected.workers.count = Some(sample.workers.number());
+    expected.ports[0].interface = Some(sample.interface(0));
+    assert_eq!(written_out, expected);
+    assert!(uncommented().lines().count() > 50);
+}
+
+#[test]
+fn the_sample_shows_every_key() {
+    // An unknown key makes the parser list all known ones.
+    let keys = |section: &str, rest: &str| -> Vec<String> {
+        let errors = parse(&format!("{section}\n{rest}\nxyz = 1\n")).unwrap_err().0;
+        let message = &errors[0].message;
+        message.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    };
+    let port = "name = 'a'\ndevice = 'b'";
+    let service = "protocol = 'tcp'\naddress = '192.0.2.1:80'";
+    let mut count = 0;
+    for (section, rest) in [
+        ("[daemon]", ""),
+        ("[eal]", ""),
+        ("[workers]", ""),
+        ("[limits]", ""),
+        ("[timeouts]", ""),
+        ("[[ports]]", port),
+        ("[[services]]", service),
+        ("[[services.servers]]", "address = '192.0.2.1:80'\nmode = 'nat'"),
+    ] {
+        let (_, body) = SAMPLE.split_once(&format!("\n{section}\n")).expect(section);
+        let body = body.split("\n[").next().unwrap_or_default();
+        // Servers cannot stand without their service.
+        let before =
+            if section.contains('.') { format!("[[services]]\n{service}\n{section}") } else { section.to_owned() };
+        for key in keys(&before, rest).iter().filter(|key| section != "[[services]]" || *key != "servers") {
+            let shown = body.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+            assert!(shown, "{section} {key}");
+            count += 1;
+        }
+    }
+    assert!(count >= 39, "{count}");
+}

@@ -32,7 +32,7 @@ pub enum CoreError {
 }
 
 /// The cores this process may use, sorted.
-pub(super) fn available() -> Result<Vec<usize>, CoreError> {
+pub fn available() -> Result<Vec<usize>, CoreError> {
     let mut cores: Vec<usize> =
         core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
     cores.sort_unstable();
@@ -69,7 +69,7 @@ impl Cores {
     }
 
     /// What is unwise about it, one line each.
-    pub(super) fn warnings(&self, idle: Idle) -> Vec<String> {
+    pub fn warnings(&self, idle: Idle) -> Vec<String> {
         if idle == Idle::Yield {
             return Vec::new();
         }

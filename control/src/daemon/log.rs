@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// Changes what is logged.
 #[derive(Clone, Debug)]
-pub(super) struct Log {
+pub struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
 }
 

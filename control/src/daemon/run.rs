@@ -98,13 +98,7 @@ fn load(options: &Options) -> Result<Config, ConfigErrors> {
     Ok(config)
 }
 
-async fn live(
-    options: &Options,
-    config: Config,
-    cores: Cores,
-    log: Log,
-    started: Instant,
-) -> Result<(), DaemonError> {
+async fn live(options: &Options, config: Config, cores: Cores, log: Log, started: Instant) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
     let socket = Socket::bind(&config.daemon.socket, config.daemon.socket_group.as_deref())?;
     // Values are dropped in the reverse of their order here: workers, mirror interfaces, ports, socket.
@@ -115,7 +109,8 @@ async fn live(
     let (kernel, fib) = Kernel::start(Arc::clone(&shared), port_kernels(&config, &dpdk)).await?;
     let facts = facts(options, &config, &cores, &dpdk, capacity as u64, started);
     let devices = devices(&dpdk);
-    let (mut core, handle) = Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, facts });
+    let (mut core, handle) =
+        Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, facts });
     core.apply(&reload::difference(&Config::default(), &config, &[])).await.map_err(DaemonError::Services)?;
 
     let worker_config = WorkerConfig {
@@ -352,7 +347,7 @@ fn facts(
     Facts {
         config: options.config.display().to_string(),
         socket: config.daemon.socket.display().to_string(),
-        dpdk: Dpdk::version(),
+        dpdk: Dpdk::version().trim_start_matches("DPDK ").to_owned(),
         cores: cores.workers.clone(),
         worker_capacity,
         ports: dpdk.ports().enumerate().map(port).collect(),
@@ -372,9 +367,7 @@ fn devices(dpdk: &Arc<Dpdk>) -> Devices {
 fn rss(dpdk: &Dpdk, workers: usize) -> Rss {
     let of_port = dpdk.ports().find_map(|port| port.rss.as_ref());
     match of_port {
-        Some(rss) => {
-            Rss { key: rss.key.clone(), table: rss.reta.iter().map(|&queue| WorkerId(queue)).collect() }
-        }
+        Some(rss) => Rss { key: rss.key.clone(), table: rss.reta.iter().map(|&queue| WorkerId(queue)).collect() },
         None => Rss::software(workers),
     }
 }
@@ -394,9 +387,10 @@ fn summary(config: &Config, cores: &Cores, dpdk: &Dpdk) -> String {
         .map(|(index, port)| format!("{} ({} as {})", port.name, port.device, config.interface(index)))
         .collect();
     format!(
-        "{} on core {}, ports {}, {}, API at {}, {}",
+        "{} on {} {}, ports {}, {}, API at {}, {}",
         plural(cores.len(), "worker"),
-        cores.join(" "),
+        if cores.len() == 1 { "core" } else { "cores" },
+        cores.join(", "),
         ports.join(", "),
         plural(config.services.len(), "service"),
         config.daemon.socket.display(),
