@@ -9,8 +9,7 @@ pub mod log;
 pub mod notify;
 #[cfg(feature = "dpdk")]
 mod run;
-#[cfg(feature = "dpdk")]
-mod workers;
+pub mod workers;
 
 #[cfg(feature = "dpdk")]
 pub use run::{DaemonError, Options, run};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dataplane::io::dpdk::{Dpdk, DpdkIo, EalOptions, Hugepages, PortOptions, StartError};
 use dataplane::shared::{Limits, Shared};
 use dataplane::steer::Rss;
-use dataplane::worker::{self, WorkerConfig};
+use dataplane::worker::{self, Worker, WorkerConfig};
 use dataplane::{PortId, WorkerId};
 use dpvs_api::{ApiError, Service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -123,7 +123,8 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
         rss: rss(&dpdk, config.workers.number()),
     };
     let workers = worker::build(ios, &shared, &worker_config);
-    let mut threads = Threads::start(&shared, workers, &cores.workers).map_err(system("start a worker's thread"))?;
+    let work = workers.into_iter().map(|worker| || work(worker));
+    let mut threads = Threads::start(&shared, work, &cores.workers).map_err(system("start a worker's thread"))?;
 
     for warning in cores.warnings(config.workers.idle).iter().chain(dpdk.warnings()) {
         tracing::warn!("{warning}");
@@ -155,6 +156,19 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     drop(dpdk);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What a worker's thread does.
+fn work(worker: Worker<DpdkIo>) {
+    // Held until the worker has given its packets back.
+    let _registration = match worker.io().register_thread() {
+        Ok(registration) => Some(registration),
+        Err(error) => {
+            tracing::warn!("a worker is slower than it could be: {error}");
+            None
+        }
+    };
+    worker.run();
 }
 
 /// SIGTERM and SIGINT end the daemon, SIGHUP makes it read its file again.

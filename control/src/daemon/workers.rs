@@ -5,16 +5,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
-use dataplane::io::dpdk::DpdkIo;
 use dataplane::shared::Shared;
-use dataplane::worker::Worker;
 use tokio::sync::mpsc;
 
 /// How long workers may take to end. They look at the stop flag many times a second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Running workers.
-pub(super) struct Threads {
+pub struct Threads {
     shared: Arc<Shared>,
     handles: Vec<JoinHandle<()>>,
     exits: mpsc::UnboundedReceiver<usize>,
@@ -33,15 +31,24 @@ impl Drop for Exit {
 }
 
 impl Threads {
-    /// Starts a pinned thread for each worker.
-    pub fn start(shared: &Arc<Shared>, workers: Vec<Worker<DpdkIo>>, cores: &[usize]) -> std::io::Result<Self> {
+    /// Starts a thread for each worker, pinned to its core. `work` returns when `shared` says stop.
+    pub fn start<W>(shared: &Arc<Shared>, work: impl IntoIterator<Item = W>, cores: &[usize]) -> std::io::Result<Self>
+    where
+        W: FnOnce() + Send + 'static,
+    {
         let (sender, exits) = mpsc::unbounded_channel();
         let mut threads = Self { shared: Arc::clone(shared), handles: Vec::new(), exits };
-        for (index, (worker, &core)) in workers.into_iter().zip(cores).enumerate() {
-            let exit = Exit { worker: index, exits: sender.clone() };
-            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+        for (worker, (work, &core)) in work.into_iter().zip(cores).enumerate() {
+            let exit = Exit { worker, exits: sender.clone() };
+            let thread = std::thread::Builder::new().name(format!("worker-{worker}"));
             // On failure, dropping `threads` ends those that run.
-            threads.handles.push(thread.spawn(move || work(worker, core, &exit))?);
+            threads.handles.push(thread.spawn(move || {
+                let _exit = exit;
+                if !core_affinity::set_for_current(CoreId { id: core }) {
+                    tracing::warn!("worker {worker} cannot be pinned to core {core}: it runs where the system puts it");
+                }
+                work();
+            })?);
         }
         Ok(threads)
     }
@@ -80,17 +87,57 @@ impl Drop for Threads {
     }
 }
 
-fn work(worker: Worker<DpdkIo>, core: usize, exit: &Exit) {
-    if !core_affinity::set_for_current(CoreId { id: core }) {
-        tracing::warn!("worker {} cannot be pinned to core {core} and runs where the system puts it", exit.worker);
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use dataplane::shared::Limits;
+
+    use super::*;
+
+    type Work = Box<dyn FnOnce() + Send>;
+
+    fn shared() -> Arc<Shared> {
+        Shared::new(Limits {
+            workers: 2,
+            ports: 1,
+            max_services: 1,
+            max_servers: 1,
+            slow_path_frames: 1,
+            max_frame: 64,
+        })
     }
-    // Held until the worker has given its packets back.
-    let _registration = match worker.io().register_thread() {
-        Ok(registration) => Some(registration),
-        Err(error) => {
-            tracing::warn!("worker {} is slower than it could be: {error}", exit.worker);
-            None
-        }
-    };
-    worker.run();
+
+    fn until_stopped(shared: &Arc<Shared>) -> Work {
+        let shared = Arc::clone(shared);
+        Box::new(move || {
+            while !shared.is_stopping() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        })
+    }
+
+    #[tokio::test]
+    async fn workers_run_until_they_are_stopped() {
+        let shared = shared();
+        let core = core_affinity::get_core_ids().unwrap()[0].id;
+        let work = [until_stopped(&shared), until_stopped(&shared)];
+        let mut threads = Threads::start(&shared, work, &[core, core]).unwrap();
+        let ended = tokio::time::timeout(Duration::from_millis(20), threads.ended()).await;
+        assert!(ended.is_err(), "{ended:?}");
+        assert_eq!(threads.stop().await, [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_panics_is_named_and_the_others_are_stopped() {
+        let shared = shared();
+        let core = core_affinity::get_core_ids().unwrap()[0].id;
+        let panic: Work = Box::new(|| assert!(Path::new("/nonexistent").exists(), "on purpose"));
+        let work = [until_stopped(&shared), panic];
+        let mut threads = Threads::start(&shared, work, &[core, core]).unwrap();
+        assert_eq!(threads.ended().await, 1);
+        assert!(!shared.is_stopping());
+        assert_eq!(threads.stop().await, [1]);
+        assert!(shared.is_stopping());
+    }
 }
