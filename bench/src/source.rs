@@ -1,0 +1,254 @@
+//! The synthetic source: packets are made where a NIC would deliver them, in the loop of the worker itself.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use dataplane::PortId;
+use dataplane::forward::nat;
+use dataplane::packet::{Burst, WorkerIo};
+use dpdk::{Mbuf, Mempool};
+
+use crate::flows::{Family, Flows, Way};
+use crate::frame::{HEADERS, Shape, l4_offset};
+
+/// Which flow the next packet belongs to.
+#[derive(Clone, Copy, Debug)]
+pub enum Pick {
+    /// Each of `flows` flows equally often, at random.
+    Uniform {
+        /// Number of flows.
+        flows: u32,
+    },
+    /// The flow of rank `k` of `flows` in proportion to `1 / k`, at random.
+    Zipf {
+        /// Number of flows.
+        flows: u32,
+    },
+    /// One after the other, until `end`.
+    Sequence {
+        /// The next flow.
+        next: u32,
+        /// The first that does not come any more.
+        end: u32,
+    },
+}
+
+impl Pick {
+    /// How many of the next `n` packets there are.
+    fn available(&self, n: usize) -> usize {
+        match *self {
+            Pick::Sequence { next, end } => n.min((end - next) as usize),
+            _ => n,
+        }
+    }
+
+    #[inline(always)]
+    fn next(&mut self, random: &mut u64) -> u32 {
+        match self {
+            Pick::Uniform { flows } => scale(xorshift(random), *flows),
+            Pick::Zipf { flows } => {
+                // The inverse of the distribution function ln(k) / ln(flows).
+                let uniform = (xorshift(random) >> 11) as f64 / (1u64 << 53) as f64;
+                let rank = (uniform * f64::from(*flows).log2()).exp2() as u64;
+                // Frequent flows are not neighbours in the table.
+                scale(rank.wrapping_mul(0x9e37_79b9_7f4a_7c15), *flows)
+            }
+            Pick::Sequence { next, .. } => {
+                *next += 1;
+                *next - 1
+            }
+        }
+    }
+}
+
+/// xorshift64 (G. Marsaglia, "Xorshift RNGs", 2003).
+#[inline(always)]
+fn xorshift(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// Scales the high half of a random word to `0..n`.
+#[inline(always)]
+fn scale(random: u64, n: u32) -> u32 {
+    (((random >> 32) * u64::from(n)) >> 32) as u32
+}
+
+/// What went in and what came out, for verification.
+#[derive(Debug, Default)]
+pub struct Capture {
+    /// Flow numbers of the packets made, in order.
+    pub flows: Vec<u32>,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Capture {
+    /// The frames that were sent, in order.
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        (0..self.ends.len()).map(|i| &self.bytes[if i == 0 { 0 } else { self.ends[i - 1] }..self.ends[i]])
+    }
+
+    fn add(&mut self, frame: &[u8]) {
+        self.bytes.extend_from_slice(frame);
+        self.ends.push(self.bytes.len());
+    }
+}
+
+/// Makes packets and takes them back.
+pub struct Source<A> {
+    pool: Mempool,
+    /// The numbering of flows.
+    pub flows: Flows,
+    /// Which flows come.
+    pub pick: Pick,
+    /// Packets that were sent.
+    pub sent: u64,
+    /// When set, everything that comes and goes is recorded.
+    pub capture: Option<Capture>,
+    way: Way,
+    template: Vec<u8>,
+    shape: Shape,
+    random: u64,
+    family: std::marker::PhantomData<A>,
+}
+
+impl<A: Family> Source<A> {
+    /// A source of frames of the shape given, from clients.
+    pub fn new(pool: &Mempool, flows: Flows, shape: Shape, pick: Pick) -> Self {
+        let mut source = Self {
+            pool: pool.clone(),
+            flows,
+            pick,
+            sent: 0,
+            capture: None,
+            way: Way::In,
+            template: Vec::new(),
+            shape,
+            random: 0x1234_5678_9abc_def1,
+            family: std::marker::PhantomData,
+        };
+        source.paint();
+        source.send(Way::In, shape);
+        source
+    }
+
+    /// Bytes of the frames that come.
+    pub fn frame_len(&self) -> usize {
+        self.shape.frame_len
+    }
+
+    /// From now on the packets go this way and look like this.
+    pub fn send(&mut self, way: Way, shape: Shape) {
+        self.way = way;
+        self.shape = shape;
+        self.template = shape.build(&self.flows.arriving::<A>(0, way));
+    }
+
+    /// Gives every buffer of the pool the payload, which is never written again: packets differ in their headers only.
+    fn paint(&self) {
+        let mut all: Vec<Mbuf> = std::iter::from_fn(|| self.pool.allocate()).collect();
+        let frame =
+            Shape { frame_len: crate::frame::MAX_FRAME, ..self.shape }.build(&self.flows.arriving::<A>(0, Way::In));
+        for packet in &mut all {
+            if packet.append(frame.len()) {
+                packet.data_mut().copy_from_slice(&frame);
+            }
+        }
+    }
+
+    /// Fills the burst. What there is of the template beyond the headers is in the buffers already.
+    #[inline(always)]
+    fn receive(&mut self, burst: &mut Burst<Mbuf>) {
+        if !self.pool.fill(burst) {
+            return;
+        }
+        burst.truncate(self.pick.available(burst.len()));
+        let len = self.template.len();
+        let Some(headers) = self.template.first_chunk::<HEADERS>() else { return };
+        for packet in burst.iter_mut() {
+            let n = self.pick.next(&mut self.random);
+            if let Some(capture) = &mut self.capture {
+                capture.flows.push(n);
+            }
+            if !packet.append(len) {
+                continue;
+            }
+            let frame = packet.data_mut();
+            frame[..HEADERS].copy_from_slice(headers);
+            nat::rewrite(frame, proto::ethernet::HEADER_LEN, l4_offset::<A>(), &self.flows.arriving::<A>(n, self.way));
+            packet.truncate(self.shape.frame_len);
+        }
+    }
+
+    #[inline(always)]
+    fn transmit(&mut self, burst: &mut Burst<Mbuf>) {
+        self.sent += burst.len() as u64;
+        if let Some(capture) = &mut self.capture {
+            for packet in burst.iter() {
+                capture.add(packet.data());
+            }
+        }
+        dpdk::mbuf::free_burst(burst);
+    }
+}
+
+/// The worker's end. Clones are handles of the same source.
+pub struct SourceIo<A>(pub Rc<RefCell<Source<A>>>);
+
+impl<A: Family> WorkerIo for SourceIo<A> {
+    type Packet = Mbuf;
+
+    #[inline(always)]
+    fn receive(&mut self, _port: PortId, burst: &mut Burst<Mbuf>) {
+        self.0.borrow_mut().receive(burst);
+    }
+
+    #[inline(always)]
+    fn transmit(&mut self, _port: PortId, burst: &mut Burst<Mbuf>) {
+        self.0.borrow_mut().transmit(burst);
+    }
+
+    fn allocate(&mut self) -> Option<Mbuf> {
+        self.0.borrow().pool.allocate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histogram(mut pick: Pick, flows: usize, packets: usize) -> Vec<usize> {
+        let mut random = 0x1234_5678_9abc_def1;
+        let mut seen = vec![0; flows];
+        for _ in 0..packets {
+            seen[pick.next(&mut random) as usize] += 1;
+        }
+        seen
+    }
+
+    #[test]
+    fn uniform_flows_come_equally_often() {
+        let seen = histogram(Pick::Uniform { flows: 100 }, 100, 1_000_000);
+        // Six standard deviations of about 100.
+        assert!(seen.iter().all(|n| n.abs_diff(10_000) < 600), "{seen:?}");
+    }
+
+    #[test]
+    fn zipf_flows_come_in_proportion_to_their_rank() {
+        let mut seen = histogram(Pick::Zipf { flows: 1 << 16 }, 1 << 16, 1_000_000);
+        seen.sort_unstable_by(|a, b| b.cmp(a));
+        // Rank 1 has ln 2 / ln 65536 of all packets, rank 2 has ln 1.5 / ln 65536.
+        assert!(seen[0].abs_diff(62_500) < 2_000 && seen[1].abs_diff(36_560) < 2_000, "{:?}", &seen[..4]);
+    }
+
+    #[test]
+    fn a_sequence_ends() {
+        let mut pick = Pick::Sequence { next: 7, end: 10 };
+        assert_eq!(pick.available(64), 3);
+        assert_eq!([0; 3].map(|_| pick.next(&mut 1)), [7, 8, 9]);
+        assert_eq!(pick.available(64), 0);
+    }
+}

@@ -1,0 +1,50 @@
+//! Medians.
+
+use serde::Serialize;
+
+/// A median with its range.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// The median.
+    pub median: f64,
+    /// The smallest value.
+    pub min: f64,
+    /// The largest value.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of these values.
+    pub fn of(mut values: Vec<f64>) -> Self {
+        let median = median(&mut values);
+        let or_nan = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
+        Self { median, min: or_nan(values.first()), max: or_nan(values.last()) }
+    }
+
+    /// All three multiplied.
+    pub fn scaled(self, factor: f64) -> Self {
+        Self { median: self.median * factor, min: self.min * factor, max: self.max * factor }
+    }
+}
+
+/// The median of the values, which are sorted; NaN of none.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_and_range() {
+        assert_eq!(Spread::of(vec![3.0, -1.0, 2.0]), Spread { median: 2.0, min: -1.0, max: 3.0 });
+        assert_eq!(median(&mut [4.0, 1.0, 2.0, 9.0]), 3.0);
+        assert!(median(&mut []).is_nan());
+    }
+}
