@@ -175,8 +175,8 @@ fn relay<Io: WorkerIo, A: Ip>(
             let Some(source) = snapshot.fib.source_for(conn.daddr) else {
                 return Verdict::Drop(DropReason::NoRoute);
             };
-            pipeline.ip_id = pipeline.ip_id.wrapping_add(1);
-            if !tun::encapsulate(&mut job.packet, job.ip.len, source, conn.daddr, pipeline.ip_id) {
+            let ip_id = pipeline.next_ip_id();
+            if !tun::encapsulate(&mut job.packet, job.ip.len, source, conn.daddr, ip_id) {
                 return Verdict::Drop(DropReason::NoBuffer);
             }
         }

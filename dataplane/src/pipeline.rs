@@ -68,8 +68,8 @@ pub struct Pipeline<Io: WorkerIo> {
     pub(crate) output: Output<Io::Packet>,
     pub(crate) icmp_limit: RateLimit,
     pub(crate) now: Tick,
-    /// Identification of the next tunnel header.
-    pub(crate) ip_id: u16,
+    /// Identification of the last tunnel header.
+    ip_id: u16,
     punt_limit: RateLimit,
     resolution_punt_limit: RateLimit,
 }
@@ -99,7 +99,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             links,
             ownership,
             now,
-            ip_id: seed[1] as u16,
+            ip_id: (seed[1] as u16).wrapping_add(id.0),
             icmp_limit: RateLimit::new(ICMP_RATE, ICMP_BURST),
             punt_limit: RateLimit::new(PUNT_RATE, PUNT_RATE / 10),
             resolution_punt_limit: RateLimit::new(RESOLUTION_PUNT_RATE, RESOLUTION_PUNT_RATE / 5),
@@ -254,8 +254,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 let Some(source) = snapshot.fib.source_for(daddr) else {
                     return Verdict::Drop(DropReason::NoRoute);
                 };
-                self.ip_id = self.ip_id.wrapping_add(1);
-                if !tun::encapsulate(&mut job.packet, job.ip.len, source, daddr, self.ip_id) {
+                let ip_id = self.next_ip_id();
+                if !tun::encapsulate(&mut job.packet, job.ip.len, source, daddr, ip_id) {
                     return Verdict::Drop(DropReason::NoBuffer);
                 }
             }
@@ -378,6 +378,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
             true => self.counters().steered.add(1),
             false => self.count_drop(DropReason::SteerFull),
         }
+    }
+
+    /// Identification for a tunnel header. Workers share source and destination, so each has numbers of its own:
+    /// fragments of different packets must not be put together (RFC 6864).
+    pub(crate) fn next_ip_id(&mut self) -> u16 {
+        self.ip_id = self.ip_id.wrapping_add(self.shared.limits.workers as u16);
+        self.ip_id
     }
 
     pub(crate) fn count_drop(&self, reason: DropReason) {

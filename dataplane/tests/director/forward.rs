@@ -290,3 +290,19 @@ fn udp_checksum_zero() {
         }
     }
 }
+
+/// RFC 6864: packets that may be fragmented need identifications that differ, whichever worker made them.
+#[test]
+fn tunnel_identifications_differ_between_workers() {
+    let family = Family::V4;
+    let mut director =
+        Director::new(Setup::workers(4), vec![service(1, family, Protocol::UDP, ForwardMode::Tunnel, &[1])]);
+    let mut ids = std::collections::HashSet::new();
+    for cport in 0..400 {
+        let mut packet = udp(client(family, 2000 + cport), virt(family, 1));
+        packet.dont_fragment = false;
+        let (_, seen) = director.forward(0, CLIENTS, &packet);
+        assert!(ids.insert(seen.ip.bytes[4..6].to_vec()), "packet {cport} has an identification for the second time");
+    }
+    director.settle();
+}
