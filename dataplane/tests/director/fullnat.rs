@@ -159,3 +159,31 @@ fn nat_and_fullnat_share_a_server() {
         }
     }
 }
+
+#[test]
+fn connections_outlive_their_local_address() {
+    for family in FAMILIES {
+        for workers in [1, 2, 4] {
+            let mut director =
+                Director::new(Setup::workers(workers), vec![service(1, family, Protocol::UDP, FullNat, &[1])]);
+            let flows: Vec<_> = (0..20)
+                .map(|cport| {
+                    let client = client(family, 100 + cport);
+                    (client, open(&mut director, 0, Protocol::UDP, client, virt(family, 1)))
+                })
+                .collect();
+            director.configure(|services| services[0].local_addresses = vec![local(family, 2)]);
+            for (client, at_server) in flows {
+                for worker in 0..workers {
+                    let (_, seen) = director.forward(worker, SERVERS, &udp(at_server.dst, at_server.src));
+                    assert_eq!((seen.ip.src, seen.ip.dst), (virt(family, 1), client));
+                    let (_, seen) = director.forward(worker, CLIENTS, &udp(client, virt(family, 1)));
+                    assert_eq!(seen.ip.src, at_server.src);
+                }
+            }
+            let new = open(&mut director, 0, Protocol::UDP, client(family, 50), virt(family, 1));
+            assert_eq!(new.src.ip(), local(family, 2));
+            director.finish();
+        }
+    }
+}

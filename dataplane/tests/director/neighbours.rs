@@ -129,6 +129,12 @@ fn existing_connections_follow_the_routes() {
             // Another MAC address.
             director.rewire(|network| network.moved.push((server(family, 1), [2, 9, 9, 9, 9, 9])));
             assert_eq!(director.forward(1, CLIENTS, &packet).1.dst_mac, [2, 9, 9, 9, 9, 9]);
+            // The same for the client, where the server speaks first.
+            if mode.sees_replies() {
+                assert_eq!(director.forward(0, SERVERS, &to_client).1.dst_mac, mac_of(client(family, 9).ip()));
+                director.rewire(|network| network.moved.push((client(family, 9).ip(), [2, 8, 8, 8, 8, 8])));
+                assert_eq!(director.forward(1, SERVERS, &to_client).1.dst_mac, [2, 8, 8, 8, 8, 8]);
+            }
             // A host route by way of a router on the other port; and the client behind a router.
             let (gateway, router) = (on_client_link(family, 77), on_server_link(family, 78));
             let host = |network: IpAddr, port, gateway| Route {
