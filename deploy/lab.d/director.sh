@@ -149,6 +149,8 @@ attach_ports() {
         # The kernel's end of a net_tap port goes where a cable would: into the switch.
         if ip -n "$prefix-lb" -o link show "wire$n" 2>/dev/null | grep -qv 'wire[0-9]*@'; then
             ip -n "$prefix-lb" link set "wire$n" netns "$prefix-sw"
+            # net_tap gives both ends one MAC address; a bridge keeps frames for an address of its own ports to itself.
+            ip -n "$prefix-sw" link set "wire$n" address "02:00:00:00:ff:0$n"
             plug "wire$n" "$n"
         fi
     done
