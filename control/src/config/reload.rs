@@ -231,6 +231,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_already_need_not_go() {
+        let old = config(&(service(A, "local_addresses = ['10.1.0.1']", &["10.0.0.1:80=1"]) + &service(B, "", &[])));
+        let mut registry = start(&old);
+        let (protocol, address) = (old.services[0].protocol, A.parse().unwrap());
+        let by_hand = [
+            Operation::DeleteServer { protocol, address, server: "10.0.0.1:80".parse().unwrap() },
+            Operation::DeleteLocalAddress { protocol, address, local_address: [10, 1, 0, 1].into() },
+            Operation::DeleteService { protocol, address: B.parse().unwrap() },
+        ];
+        registry.apply(&by_hand, &|_| false).unwrap();
+        let new = config(&service(A, "", &[]));
+        assert_eq!(difference(&old, &new, &current(&registry)), []);
+    }
+
+    #[test]
     fn timeouts_are_applied_and_the_rest_is_named() {
         let old = config("");
         let new = config("[timeouts]\nudp = 5");

@@ -508,10 +508,15 @@ proptest! {
         let mut versions: HashMap<ServiceId, (u64, Service, ServiceSlot)> = HashMap::new();
         for (operations, busy_bits) in batches {
             let is_busy = |slot: ServerSlot| busy_bits & (1 << slot.0) != 0;
+            for change in registry.sweep(&is_busy) {
+                let Change::ServerFreed(slot) = change else { panic!("{change:?}") };
+                prop_assert!(!is_busy(slot));
+                prop_assert!(owners.remove(&slot).is_some());
+            }
             let before = configuration(&registry);
             let expected = model.apply(&operations);
             match (registry.apply(&operations, &is_busy), expected) {
-                (Ok(_), Ok(())) => {}
+                (Ok(changes), Ok(())) => prop_assert!(changes.iter().all(|c| !matches!(c, Change::ServerFreed(_)))),
                 (Err(error), Err(index)) => {
                     prop_assert!(error.path.as_deref().unwrap_or("").starts_with(&format!("[{index}]")), "{error}");
                     prop_assert_eq!(&configuration(&registry), &before);
@@ -526,10 +531,8 @@ proptest! {
                     let owner = (id, member.server.address);
                     prop_assert_eq!(live.insert(member.slot, owner), None);
                     prop_assert!(registry.table().is_live(member.slot));
-                    if let Some(former) = owners.get(&member.slot)
-                        && is_busy(member.slot)
-                    {
-                        prop_assert_eq!(*former, owner, "slot with connections left changed hands");
+                    if let Some(former) = owners.get(&member.slot) {
+                        prop_assert_eq!(*former, owner, "a slot that was not freed changed hands");
                     }
                 }
                 // The same version means the same content, for ever.
