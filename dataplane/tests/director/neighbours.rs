@@ -213,6 +213,7 @@ fn multipath_spreads_connections_and_keeps_each_on_its_path() {
 fn other_frames_go_to_the_kernel_as_they_are() {
     let mut director = Director::new(Setup::workers(2), vec![service(1, Family::V4, Protocol::TCP, FullNat, &[1])]);
     let (host, mac) = (on_client_link(Family::V4, 50), mac_of(on_client_link(Family::V4, 50)));
+    open(&mut director, 0, Protocol::TCP, client(Family::V4, 1), virt(Family::V4, 1));
     let mut frames = Vec::new();
     frames.push(arp_request(mac, Ipv4Addr::new(192, 0, 2, 50), Ipv4Addr::new(192, 0, 2, 1)));
     for family in FAMILIES {
@@ -222,7 +223,7 @@ fn other_frames_go_to_the_kernel_as_they_are() {
             frames.push(icmp_frame(&ping, port_mac(CLIENTS), mac));
         }
     }
-    // A redirect about a packet of ours is for the host that routes, not for the server.
+    // A redirect about a packet of a connection is for the host that routes, not for the server.
     let quoted = tcp(virt(Family::V4, 1), client(Family::V4, 1), Flags::ACK).ip();
     frames.push(icmp_frame(&icmp(host, vip(Family::V4, 1), (5, 1, 0), &quoted), port_mac(CLIENTS), mac));
     // A VLAN tag, an unknown EtherType, a group address.
