@@ -289,3 +289,32 @@ impl<A: Address> ConnTable<A> {
         self.live -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::conn::tests::nth;
+
+    #[test]
+    fn a_connection_whose_second_key_finds_no_room_leaves_no_first_one() {
+        let mut undone = 0;
+        for n in 0..20 {
+            let mut table = ConnTable::<Ipv4Addr>::new(300, [1, 2], Tick(0));
+            let conn = nth(n);
+            let (inbound, outbound) = (table.hash(&conn.inbound()), table.hash(&conn.outbound()));
+            // Entries that do not exist crowd the outbound tuple's part of the index.
+            let strangers = (1000..).take_while(|&i| table.index.insert(outbound, Slot::new(ConnId(i), Side::Inbound)));
+            assert!(strangers.count() > 0);
+            let slot = Slot::new(ConnId(0), Side::Inbound);
+            if table.index.insert(inbound, slot) {
+                table.index.remove(inbound, slot);
+                undone += 1;
+            }
+            assert_eq!(table.insert(conn.clone(), 60, Tick(0)), Err(InsertError::Full));
+            assert!(table.is_empty() && !table.index.remove(inbound, slot), "connection {n}");
+        }
+        assert!(undone > 0, "the first key had room at least once");
+    }
+}

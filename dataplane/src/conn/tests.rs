@@ -45,7 +45,7 @@ fn conn<A: Address>(mode: ForwardMode, client: (u32, u16), server: u32, local: (
 }
 
 /// A FULLNAT connection that shares no tuple with one of another `n`, as clients and local ports come: scattered ones.
-fn nth<A: Address>(n: u32) -> Conn<A> {
+pub(super) fn nth<A: Address>(n: u32) -> Conn<A> {
     let mixed = n.wrapping_mul(0x9e37_79b1);
     conn(FullNat, (0x10_0000 + (mixed >> 16), mixed as u16), 2, (0x2_0000 + (n >> 15), 1024 + (n & 0x7fff) as u16))
 }
@@ -71,6 +71,35 @@ fn both_directions_lead_to_a_nat_connection_and_one_to_a_dr_connection() {
         assert!(!table.contains(&c.inbound()) && !table.contains(&c.outbound()), "{mode:?}");
         assert!(table.is_empty());
     }
+}
+
+/// The hash hides nearly every fault of the comparison, so this tests it alone.
+#[test]
+fn every_member_of_a_tuple_counts() {
+    fn check<A: Address>() {
+        let c = conn::<A>(FullNat, (9, 40000), 2, (3, 5000));
+        for (side, tuple) in [(Side::Inbound, c.inbound()), (Side::Outbound, c.outbound())] {
+            assert!(c.has_tuple(side, &tuple));
+            assert!(!c.has_tuple(side, &tuple.reversed()));
+            for bit in 0..8 * A::LEN {
+                let flipped = |address: A| {
+                    let mut bytes = [0; 16];
+                    address.write(&mut bytes);
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                    A::read(&bytes)
+                };
+                assert!(!c.has_tuple(side, &Tuple { src: flipped(tuple.src), ..tuple }), "{side:?}, source bit {bit}");
+                assert!(!c.has_tuple(side, &Tuple { dst: flipped(tuple.dst), ..tuple }), "{side:?}, target bit {bit}");
+            }
+            for bit in 0..16 {
+                assert!(!c.has_tuple(side, &Tuple { sport: tuple.sport ^ 1 << bit, ..tuple }), "{side:?}, bit {bit}");
+                assert!(!c.has_tuple(side, &Tuple { dport: tuple.dport ^ 1 << bit, ..tuple }), "{side:?}, bit {bit}");
+            }
+            assert!(!c.has_tuple(side, &Tuple { protocol: Protocol::UDP, ..tuple }), "{side:?}, protocol");
+        }
+    }
+    check::<Ipv4Addr>();
+    check::<Ipv6Addr>();
 }
 
 #[test]
@@ -188,12 +217,12 @@ fn connections_end_after_their_timeout_once_and_with_both_tuples() {
 fn a_dump_holds_each_lasting_connection_once() {
     let mut table = ConnTable::<Ipv6Addr>::new(2000, SEED, Tick(0));
     let mut ids: Vec<ConnId> = (0..1500).map(|n| table.insert(nth(n), 300, Tick(0)).unwrap()).collect();
-    // Gaps: three of four in the middle are free.
-    for n in (400..1200).filter(|n| n % 4 != 0) {
+    // Gaps: in the middle 39 of 40 are free, more than a call may visit for one record.
+    for n in (400..1200).filter(|n| n % 40 != 0) {
         table.remove(ids[n]);
     }
     let lasting: HashSet<_> = (0..1500)
-        .filter(|n| !(400..1200).contains(n) || n % 4 == 0)
+        .filter(|n| !(400..1200).contains(n) || n % 40 == 0)
         .filter(|n| n % 3 != 0)
         .map(|n| (IpAddr::from(nth::<Ipv6Addr>(n).caddr), nth::<Ipv6Addr>(n).cport))
         .collect();
@@ -221,7 +250,7 @@ fn a_dump_holds_each_lasting_connection_once() {
             }
         }
     }
-    assert!(fresh > 10_050 && calls > 50, "{fresh}, {calls}: the table did change during the dump");
+    assert!(fresh > 10_050 && calls > 40, "{fresh}, {calls}: the table did change during the dump");
     for client in lasting {
         assert_eq!(seen.get(&client), Some(&1), "{client:?}");
     }

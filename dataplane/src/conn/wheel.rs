@@ -400,6 +400,21 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_being_emptied_takes_no_entry_back() {
+        // In the very call that empties a slot, the entry's deadline has become one turn of the ring later.
+        for (first, turn) in [(64, 2048), (4096, 131_072)] {
+            let mut lab = Lab::new(1, Tick(0));
+            lab.arm(0, first);
+            lab.now = Tick(first * TICKS_PER_SECOND);
+            lab.set_timeout(0, turn);
+            while lab.wheel.lag(lab.now) > 0 {
+                assert_eq!(lab.turn(10), (vec![], 1), "looked at once");
+            }
+            assert_eq!(lab.ends_at(1, Tick(u32::MAX - 1)), Some(Tick((first + turn) * TICKS_PER_SECOND)));
+        }
+    }
+
+    #[test]
     fn a_budget_bounds_a_call_and_the_next_one_goes_on() {
         let mut lab = Lab::new(1000, Tick(0));
         for id in 0..1000 {
