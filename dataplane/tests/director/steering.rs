@@ -39,6 +39,30 @@ fn replies_of_a_nat_server_of_several_services_find_their_way() {
     }
 }
 
+/// Many at once, so that a ring holds packets which have been at different workers before.
+#[test]
+fn replies_find_their_way_in_bursts() {
+    for workers in [2, 4] {
+        let services = (1..=8).map(|id| service(id, Family::V4, Protocol::UDP, Nat, &[1])).collect();
+        let mut director = Director::new(Setup::workers(workers), services);
+        let mut replies = Vec::new();
+        for n in 0..160u16 {
+            let (id, client) = (1 + (n % 8) as u8, client(Family::V4, 20000 + n));
+            let at_server = open(&mut director, 0, Protocol::UDP, client, virt(Family::V4, id));
+            replies.push(udp(at_server.dst, client));
+        }
+        for worker in 0..workers {
+            for (n, reply) in replies.iter().enumerate() {
+                director.arrive((n + worker) % workers, SERVERS, &frame_for(SERVERS, reply));
+            }
+            let sent = director.run();
+            assert_eq!(sent.len(), replies.len(), "{workers} workers; punted: {}", director.punted().len());
+        }
+        assert_eq!(director.drops(), []);
+        director.settle();
+    }
+}
+
 fn ack(src: SocketAddr, dst: SocketAddr) -> Packet {
     tcp(src, dst, Flags::ACK)
 }
