@@ -59,8 +59,8 @@ fn refusal(workers: u8, edit: Edit) -> String {
         assert!(base.contains(edit.from), "no '{}' in:\n{base}", edit.from);
         base.replacen(edit.from, edit.to, 1)
     });
-    let program = program("dpvsd");
-    let command = ["timeout", "10", &program.to_string_lossy(), "--config", &config.path().to_string_lossy()];
+    let (program, file) = (program("dpvsd"), config.path());
+    let command = ["timeout", "10", &program.to_string_lossy(), "--config", &file.to_string_lossy()];
     let output = lab.try_run("lb", &command);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
