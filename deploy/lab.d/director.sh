@@ -106,6 +106,8 @@ vdev = "$vdev"
 interface = "dpvs$n"
 addresses = [$(addresses_of "$n" | sed 's/.*/"&"/' | paste -sd, | sed 's/,/, /g')]
 END
+        # net_tap draws an address at every start; clients would go on sending to the one before.
+        if [ "$pmd" = tap ]; then echo "mac = \"02:00:00:00:fe:0$n\""; fi
     done
 }
 
