@@ -172,11 +172,8 @@ fn relay<Io: WorkerIo, A: Ip>(
         }
         ForwardMode::DirectRouting => {}
         ForwardMode::Tunnel => {
-            let Some(source) = snapshot.fib.source_for(conn.daddr) else {
-                return Verdict::Drop(DropReason::NoRoute);
-            };
             let ip_id = pipeline.next_ip_id();
-            if !tun::encapsulate(&mut job.packet, job.ip.len, source, conn.daddr, ip_id) {
+            if !tun::encapsulate(&mut job.packet, job.ip.len, conn.laddr, conn.daddr, ip_id) {
                 return Verdict::Drop(DropReason::NoBuffer);
             }
         }

@@ -15,7 +15,7 @@ use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
 use proto::state::{Direction, State, tcp_next};
 use proto::{Protocol, Tuple, ethernet, ipv6, tcp};
 
-use crate::conn::{Conn, ConnId, ConnTable, Side, Tick};
+use crate::conn::{Conn, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
 use crate::counters::WorkerCounters;
 use crate::fib::{AdjacencyId, Fib, Resolution};
 use crate::forward::{nat, tun};
@@ -35,9 +35,9 @@ use crate::{PortId, WorkerId};
 const PUNT_RATE: u32 = 50_000;
 /// ARP and neighbour discovery packets per second to the kernel: they must get through when other traffic floods it.
 const RESOLUTION_PUNT_RATE: u32 = 5_000;
-/// ICMP errors per second that one worker originates, and how many at once (Linux: icmp_msgs_per_sec, icmp_msgs_burst).
+/// ICMP errors per second that one worker originates (Linux: icmp_msgs_per_sec), and how many at once: a tick's worth.
 const ICMP_RATE: u32 = 1_000;
-const ICMP_BURST: u32 = 50;
+const ICMP_BURST: u32 = ICMP_RATE / TICKS_PER_SECOND;
 
 /// A packet on its way through the stages.
 pub(crate) struct Job<P, A> {
@@ -250,10 +250,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             }
             ForwardMode::DirectRouting => {}
             ForwardMode::Tunnel => {
-                let daddr = conn.daddr;
-                let Some(source) = snapshot.fib.source_for(daddr) else {
-                    return Verdict::Drop(DropReason::NoRoute);
-                };
+                let (source, daddr) = (conn.laddr, conn.daddr);
                 let ip_id = self.next_ip_id();
                 if !tun::encapsulate(&mut job.packet, job.ip.len, source, daddr, ip_id) {
                     return Verdict::Drop(DropReason::NoBuffer);
@@ -437,6 +434,13 @@ fn way<A: Ip>(cached: &mut AdjacencyId, fib: &Fib, dst: A, flow: u64) -> Way {
 pub(crate) fn way_to_server<A: Ip>(conn: &mut Conn<A>, fib: &Fib, flow: u64) -> Way {
     conn.forget_stale_ways(fib.generation);
     let daddr = conn.daddr;
+    if conn.mode == ForwardMode::Tunnel && conn.to_server == AdjacencyId::NONE {
+        // The tunnel's source depends on the route, too.
+        match fib.source_for(daddr) {
+            Some(source) => conn.laddr = source,
+            None => return Way::None,
+        }
+    }
     way(&mut conn.to_server, fib, daddr, flow)
 }
 

@@ -34,6 +34,8 @@ struct ServiceState {
     version: u64,
     scheduler: sched::State,
     last: Option<ServerId>,
+    /// Some server has a connection threshold.
+    has_thresholds: bool,
     /// Index of the local address and port tried last.
     local_address: usize,
     local_port: u16,
@@ -51,22 +53,19 @@ impl Scheduling {
 
     /// Chooses a server of `service`.
     fn pick<'s>(&mut self, shared: &Shared, service: &'s Service) -> Option<&'s Server> {
-        let state = self.current(service);
-        let mut scheduler = state.scheduler;
-        let choice = {
+        if self.bring_up_to_date(service).has_thresholds {
             self.note_thresholds(shared, service);
-            let pool = Servers { shared, servers: &service.servers, overloaded: &self.overloaded };
-            service.scheduler.pick(&mut scheduler, &pool)
-        };
+        }
         let state = &mut self.services[service.id.0 as usize];
-        state.scheduler = scheduler;
-        let server = &service.servers[choice?];
+        let pool = Servers { shared, servers: &service.servers, overloaded: &self.overloaded };
+        let choice = service.scheduler.pick(&mut state.scheduler, &pool)?;
+        let server = &service.servers[choice];
         state.last = Some(server.id);
         Some(server)
     }
 
     /// The state of `service`, brought up to date if the service has changed.
-    fn current(&mut self, service: &Service) -> &mut ServiceState {
+    fn bring_up_to_date(&mut self, service: &Service) -> &ServiceState {
         let state = &mut self.services[service.id.0 as usize];
         if state.version != service.version {
             if state.version == 0 || service.servers.is_empty() {
@@ -77,18 +76,18 @@ impl Scheduling {
             let last = state.last.and_then(|id| service.servers.iter().position(|server| server.id == id));
             service.scheduler.resume(&mut state.scheduler, last);
             state.version = service.version;
+            state.has_thresholds = service.servers.iter().any(|server| server.upper_threshold > 0);
+            for server in service.servers.iter().filter(|server| server.upper_threshold == 0) {
+                self.overloaded[server.id.0 as usize] = false;
+            }
         }
         state
     }
 
     /// Sets and clears the servers' overload flags (ip_vs_conn.c, ip_vs_bind_dest and ip_vs_unbind_dest).
     fn note_thresholds(&mut self, shared: &Shared, service: &Service) {
-        for server in service.servers.iter() {
+        for server in service.servers.iter().filter(|server| server.upper_threshold > 0) {
             let flag = &mut self.overloaded[server.id.0 as usize];
-            if server.upper_threshold == 0 {
-                *flag = false;
-                continue;
-            }
             let total = total(shared, server.id, |c| c.active.get().wrapping_add(c.inactive.get()));
             let upper = u64::from(server.upper_threshold);
             let is_low = match server.lower_threshold {

@@ -26,8 +26,8 @@ pub enum Side {
 
 /// A connection. Addresses of client, virtual service, director and real server ("destination").
 ///
-/// In FULLNAT mode the director's local address talks to the server. In all other modes the server sees the client:
-/// laddr:lport equal caddr:cport there, and NAT needs no code of its own.
+/// In FULLNAT mode the director's local address talks to the server, in TUN mode it is the source of the outer header. In NAT
+/// and DR modes laddr:lport equal caddr:cport: the server sees the client, and NAT needs no code of its own.
 ///
 /// One cache line for IPv4; two for IPv6, the addresses in the first. The members of each tuple lie side by side in the
 /// tuple's own order, so that a comparison takes few loads.
@@ -107,13 +107,14 @@ impl<A: Address> Conn<A> {
 
     /// The connection as the control thread sees it.
     pub fn record(&self, now: Tick) -> ConnRecord {
+        let client = (self.caddr.into(), self.cport);
         ConnRecord {
             protocol: self.protocol,
             state: self.state,
             mode: self.mode,
-            client: (self.caddr.into(), self.cport),
+            client,
             virt: (self.vaddr.into(), self.vport),
-            local: (self.laddr.into(), self.lport),
+            local: if self.mode == ForwardMode::Tunnel { client } else { (self.laddr.into(), self.lport) },
             server: (self.daddr.into(), self.dport),
             server_id: self.server,
             expires: self.timer.seconds_left(now),
