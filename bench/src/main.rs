@@ -47,7 +47,7 @@ struct Arguments {
     /// Room for connections; more when a case has more flows. The default is the daemon's
     #[arg(long, default_value_t = 1 << 20)]
     capacity: usize,
-    /// Only cases whose name contains all of these words, such as "FULLNAT IPv4"; new connections are then left out
+    /// Only cases whose name has all of these words, such as "FULLNAT IPv4 1k"; "connections": only new connections
     #[arg(long)]
     only: Option<String>,
     /// Instead of measuring run the director alone for so many seconds on every case and way, to be profiled
@@ -90,12 +90,14 @@ fn main() -> Result<()> {
         let name = case.name();
         words.iter().all(|word| name.split(' ').any(|part| part == *word))
     };
-    let mut cases = plan::cases(arguments.full);
-    cases.retain(is_chosen);
-    anyhow::ensure!(!cases.is_empty(), "no case has all of the words '{}'", words.join(" "));
+    let mut groups = plan::groups(arguments.full);
+    groups.iter_mut().for_each(|cases| cases.retain(is_chosen));
+    groups.retain(|cases| !cases.is_empty());
+    let only_connections = words == ["connections"];
+    anyhow::ensure!(!groups.is_empty() || only_connections, "no case has all of the words '{}'", words.join(" "));
     let effort = Effort { rounds: arguments.rounds, chunks: arguments.chunks, capacity: arguments.capacity };
     if let Some(seconds) = arguments.spin {
-        return cases.iter().try_for_each(|case| match case.is_v6 {
+        return groups.concat().iter().try_for_each(|case| match case.is_v6 {
             false => spin::<Ipv4Addr>(&pool, case, &effort, seconds),
             true => spin::<Ipv6Addr>(&pool, case, &effort, seconds),
         });
@@ -117,16 +119,13 @@ fn main() -> Result<()> {
     );
     println!("{}", report::HEADER);
     let mut forwarding = Vec::new();
-    for case in &cases {
-        let measured = match case.is_v6 {
-            false => measure::measure::<Ipv4Addr>(&pool, case, &effort)?,
-            true => measure::measure::<Ipv6Addr>(&pool, case, &effort)?,
-        };
+    for cases in &groups {
+        let measured = measure::measure(&pool, cases, &effort)?;
         measured.iter().for_each(|m| println!("{}", report::row(m, ghz)));
         forwarding.extend(measured);
     }
     let mut connections = Vec::new();
-    if words.is_empty() || words == ["connections"] {
+    if words.is_empty() || only_connections {
         connections.push(connect::measure::<Ipv4Addr>(&pool, effort.rounds)?);
         connections.push(connect::measure::<Ipv6Addr>(&pool, effort.rounds)?);
     }

@@ -1,6 +1,8 @@
 //! One case: what the director, the swap and the bare source take per packet, in turn.
 
-use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result, ensure};
 use dataplane::packet::BURST;
 use dataplane::snapshot::ForwardMode;
 use dpdk::Mempool;
@@ -15,8 +17,9 @@ use crate::stats::{Spread, median};
 
 /// Bursts between two looks at the cycle counter.
 const BURSTS_PER_CHUNK: usize = 64;
-/// Chunks before a measurement, for the caches to forget the program before.
-const WARM_UP_CHUNKS: usize = 8;
+/// Chunks before a measurement.
+const MIN_WARM_UP_CHUNKS: usize = 8;
+const MAX_WARM_UP_CHUNKS: usize = 100;
 
 /// How packets spread over flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +128,8 @@ pub struct Measured {
     pub services: u32,
     /// Bytes of a frame as it came, frame check sequence included.
     pub wire_len: usize,
+    /// The length it stands for: headers may need more.
+    pub nominal_len: usize,
     /// Making and freeing packets.
     pub bare: Spread,
     /// That, and the swap.
@@ -135,6 +140,10 @@ pub struct Measured {
     pub cost: Spread,
     /// The same from means instead of medians of chunks: rare work and interruptions by others count.
     pub cost_of_means: Spread,
+    /// `director` by round.
+    pub director_rounds: Vec<f64>,
+    /// `cost` by round.
+    pub cost_rounds: Vec<f64>,
     /// Packets that were checked byte by byte.
     pub verified: u64,
 }
@@ -156,8 +165,9 @@ struct Lap {
     mean: f64,
 }
 
-fn lap<A: Family>(director: &mut Director<A>, program: Program, chunks: usize) -> Lap {
-    for _ in 0..WARM_UP_CHUNKS * BURSTS_PER_CHUNK {
+/// Runs a program until the caches have forgotten the one before, then measures it.
+fn lap<A: Family>(director: &mut Director<A>, program: Program, warm_up_chunks: usize, chunks: usize) -> Lap {
+    for _ in 0..warm_up_chunks * BURSTS_PER_CHUNK {
         director.turn(program);
     }
     let mut costs = Vec::with_capacity(chunks);
@@ -182,50 +192,108 @@ pub fn prepare<A: Family>(pool: &Mempool, case: &Case, effort: &Effort) -> Resul
     Ok((director, shape))
 }
 
-/// Measures a case, each way.
-pub fn measure<A: Family>(pool: &Mempool, case: &Case, effort: &Effort) -> Result<Vec<Measured>> {
-    let (mut director, shape) = prepare::<A>(pool, case, effort)?;
-    let mut all = Vec::new();
-    for &way in case.ways() {
-        director.source.borrow_mut().send(way, shape);
-        let verified_before = director.verified;
-        let programs = [Program::Bare, Program::Swap, Program::Director];
-        let mut medians: [Vec<f64>; 3] = Default::default();
-        let mut means: [Vec<f64>; 3] = Default::default();
-        for _ in 0..effort.rounds {
-            for (i, program) in programs.into_iter().enumerate() {
-                let lap = lap(&mut director, program, effort.chunks);
-                medians[i].push(lap.median);
-                means[i].push(lap.mean);
-                for _ in 0..4 {
-                    let packets = director.verified_turn(program, way).with_context(|| case.name())?;
-                    anyhow::ensure!(packets == BURST, "{}: a burst of {packets} packets", case.name());
-                }
-            }
-        }
-        director.check_no_loss().with_context(|| case.name())?;
-        let difference =
-            |of: &[Vec<f64>; 3]| of[2].iter().zip(&of[1]).map(|(director, swap)| director - swap).collect();
-        let (cost, cost_of_means) = (difference(&medians), difference(&means));
-        let [bare, swap, full] = medians.map(Spread::of);
-        all.push(Measured {
-            mode: case.mode_name(),
-            family: case.family_name(),
-            protocol: case.protocol_name(),
-            way: if way == Way::In { "in" } else { "out" },
-            flows: case.flows,
-            choice: if case.choice == Choice::Uniform { "uniform" } else { "Zipf" },
-            services: case.services,
-            wire_len: shape.frame_len + 4,
-            bare,
-            swap,
-            director: full,
-            cost: Spread::of(cost),
-            cost_of_means: Spread::of(cost_of_means),
-            verified: director.verified - verified_before,
+/// Measures cases of one group, round by round: what is compared with each other is measured at the same time, because
+/// the machine's speed drifts.
+pub fn measure(pool: &Mempool, cases: &[Case], effort: &Effort) -> Result<Vec<Measured>> {
+    let mut trials: Vec<Box<dyn Trial>> = Vec::new();
+    for case in cases {
+        trials.push(match case.is_v6 {
+            false => Box::new(FamilyTrial::<Ipv4Addr>::new(pool, case, effort)?),
+            true => Box::new(FamilyTrial::<Ipv6Addr>::new(pool, case, effort)?),
         });
     }
-    Ok(all)
+    for _ in 0..effort.rounds {
+        for (trial, case) in trials.iter_mut().zip(cases) {
+            trial.round(effort).with_context(|| case.name())?;
+        }
+    }
+    Ok(trials.iter().flat_map(|trial| trial.measured()).collect())
+}
+
+/// A case of either family, set up.
+trait Trial {
+    /// One more measurement of every program and way.
+    fn round(&mut self, effort: &Effort) -> Result<()>;
+    /// The result, for each way.
+    fn measured(&self) -> Vec<Measured>;
+}
+
+struct FamilyTrial<A: Family> {
+    case: Case,
+    shape: Shape,
+    director: Director<A>,
+    /// As many as there are ways.
+    laps: Vec<Laps>,
+}
+
+/// Measurements of one way by program and round.
+#[derive(Default)]
+struct Laps {
+    medians: [Vec<f64>; 3],
+    means: [Vec<f64>; 3],
+    verified: u64,
+}
+
+const PROGRAMS: [Program; 3] = [Program::Bare, Program::Swap, Program::Director];
+
+impl<A: Family> FamilyTrial<A> {
+    fn new(pool: &Mempool, case: &Case, effort: &Effort) -> Result<Self> {
+        let (director, shape) = prepare(pool, case, effort)?;
+        let laps = case.ways().iter().map(|_| Laps::default()).collect();
+        Ok(Self { case: *case, shape, director, laps })
+    }
+}
+
+impl<A: Family> Trial for FamilyTrial<A> {
+    fn round(&mut self, effort: &Effort) -> Result<()> {
+        for (&way, laps) in self.case.ways().iter().zip(&mut self.laps) {
+            self.director.source.borrow_mut().send(way, self.shape);
+            let verified = self.director.verified;
+            for (i, program) in PROGRAMS.into_iter().enumerate() {
+                // Three packets of each flow, unless the table is so large that most packets miss all caches anyway.
+                let to_be_seen = if program == Program::Director { 3 * self.case.flows as usize } else { 0 };
+                let warm_up = (to_be_seen / BURST / BURSTS_PER_CHUNK).clamp(MIN_WARM_UP_CHUNKS, MAX_WARM_UP_CHUNKS);
+                let lap = lap(&mut self.director, program, warm_up, effort.chunks);
+                laps.medians[i].push(lap.median);
+                laps.means[i].push(lap.mean);
+                for _ in 0..4 {
+                    let packets = self.director.verified_turn(program, way)?;
+                    ensure!(packets == BURST, "a burst of {packets} packets");
+                }
+            }
+            laps.verified += self.director.verified - verified;
+        }
+        self.director.check_no_loss()
+    }
+
+    fn measured(&self) -> Vec<Measured> {
+        let case = &self.case;
+        let of_way = |(&way, laps): (&Way, &Laps)| {
+            let difference = |of: &[Vec<f64>; 3]| of[2].iter().zip(&of[1]).map(|(all, swap)| all - swap).collect();
+            let [bare, swap, director] = laps.medians.clone();
+            let cost_rounds: Vec<f64> = difference(&laps.medians);
+            Measured {
+                mode: case.mode_name(),
+                family: case.family_name(),
+                protocol: case.protocol_name(),
+                way: if way == Way::In { "in" } else { "out" },
+                flows: case.flows,
+                choice: if case.choice == Choice::Uniform { "uniform" } else { "Zipf" },
+                services: case.services,
+                wire_len: self.shape.frame_len + 4,
+                nominal_len: case.wire_len,
+                bare: Spread::of(bare),
+                swap: Spread::of(swap),
+                director: Spread::of(director.clone()),
+                cost: Spread::of(cost_rounds.clone()),
+                cost_of_means: Spread::of(difference(&laps.means)),
+                director_rounds: director,
+                cost_rounds,
+                verified: laps.verified,
+            }
+        };
+        case.ways().iter().zip(&self.laps).map(of_way).collect()
+    }
 }
 
 #[cfg(test)]

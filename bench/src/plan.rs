@@ -19,31 +19,49 @@ const BASE: Case = Case {
     services: 1,
 };
 
-/// All cases, or those that show the targets.
-pub fn cases(full: bool) -> Vec<Case> {
-    let mut cases = Vec::new();
-    let many = if full { &[1_000, 100_000, 1_000_000, 10_000_000][..] } else { &[1_000, 100_000, 1_000_000] };
-    for &flows in many {
-        for mode in MODES {
-            for (is_v6, protocol) in
-                [(false, Protocol::UDP), (false, Protocol::TCP), (true, Protocol::UDP), (true, Protocol::TCP)]
-            {
-                cases.push(Case { mode, is_v6, protocol, flows, ..BASE });
+/// Groups of cases: all, or those that show the targets. Cases that are compared with each other are in one group.
+pub fn groups(full: bool) -> Vec<Vec<Case>> {
+    let with = |mode, flows| {
+        [(false, Protocol::UDP), (false, Protocol::TCP), (true, Protocol::UDP), (true, Protocol::TCP)]
+            .map(|(is_v6, protocol)| Case { mode, is_v6, protocol, flows, ..BASE })
+    };
+    let all_modes = |flows| MODES.into_iter().flat_map(move |mode| with(mode, flows)).collect::<Vec<_>>();
+    let special = if full { &MODES[..] } else { &MODES[..1] };
+    let of_length = |wire_len, flows| special.iter().map(move |&mode| Case { mode, flows, wire_len, ..BASE });
+
+    let mut few = all_modes(1_000);
+    let mut some = all_modes(100_000);
+    let mut many = all_modes(1_000_000);
+    for wire_len in [512, 1518] {
+        few.extend(of_length(wire_len, 1_000));
+        many.extend(of_length(wire_len, 1_000_000));
+    }
+    for &mode in special {
+        some.push(Case { mode, flows: 100_000, services: 10_000, ..BASE });
+        many.push(Case { mode, flows: 1_000_000, choice: Choice::Zipf, ..BASE });
+    }
+    let mut groups = vec![few, some, many];
+    match full {
+        false => groups.push(vec![Case { flows: 10_000_000, ..BASE }]),
+        // All at once would need more than 20 GiB.
+        true => groups.extend(MODES.map(|mode| with(mode, 10_000_000).to_vec())),
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_case_comes_twice() {
+        for full in [false, true] {
+            let cases = groups(full).concat();
+            for (i, case) in cases.iter().enumerate() {
+                assert!(!cases[..i].contains(case), "{}", case.name());
             }
         }
+        let quick = groups(false).concat();
+        assert!(quick.iter().all(|case| groups(true).concat().contains(case)));
     }
-    if !full {
-        cases.push(Case { flows: 10_000_000, ..BASE });
-    }
-    let modes = if full { &MODES[..] } else { &MODES[..1] };
-    for &mode in modes {
-        for flows in [1_000, 1_000_000] {
-            cases.extend([512, 1518].map(|wire_len| Case { mode, flows, wire_len, ..BASE }));
-        }
-        cases.push(Case { mode, flows: 1_000_000, choice: Choice::Zipf, ..BASE });
-        // Next to its counterpart: the machine's speed drifts.
-        cases.push(Case { mode, flows: 100_000, ..BASE });
-        cases.push(Case { mode, flows: 100_000, services: 10_000, ..BASE });
-    }
-    cases
 }

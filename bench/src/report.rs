@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::connect::Connections;
 use crate::facts::Facts;
 use crate::measure::{Measured, count};
-use crate::stats::Spread;
+use crate::stats::{Spread, median};
 
 /// Memory of connection tables.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -125,43 +125,48 @@ pub fn targets(forwarding: &[Measured], connections: &[Connections], memory: &Me
             targets.push(Target { name, measured, goal, is_minimum, unit, objection: None });
         }
     };
-    let worst = |mode: &str, family: &str, protocol: &str, flows: u32, value: &dyn Fn(&Measured) -> f64| {
-        let cases = forwarding.iter().filter(|m| {
-            (m.mode, m.family, m.protocol, m.flows) == (mode, family, protocol, flows)
-                && m.choice == "uniform"
-                && m.services == 1
-                && m.wire_len < 100
-        });
-        cases.map(value).reduce(f64::max)
+    let worst = |mode: &str, family: &str, protocol: &str, flows: u32| {
+        let is_it = |m: &&Measured| {
+            let is_plain = m.choice == "uniform" && m.services == 1 && m.nominal_len == 64;
+            (m.mode, m.family, m.protocol, m.flows) == (mode, family, protocol, flows) && is_plain
+        };
+        forwarding.iter().filter(is_it).max_by(|a, b| a.cost.median.total_cmp(&b.cost.median))
     };
-    let cost = |m: &Measured| m.cost.median / ghz;
-    let whole = |m: &Measured| m.director.median / ghz;
-    let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
+    // Round by round, because they were measured at the same time; then the median.
+    type Rounds = fn(&Measured) -> &[f64];
+    let ratio = |a: Option<&Measured>, b: Option<&Measured>, rounds: Rounds| {
+        let mut ratios: Vec<f64> = rounds(a?).iter().zip(rounds(b?)).map(|(a, b)| a / b).collect();
+        Some(median(&mut ratios))
+    };
+    let cost: Rounds = |m| &m.cost_rounds;
+    let whole: Rounds = |m| &m.director_rounds;
 
     for (flows, goal) in [(1_000, 23.0), (100_000, 27.0), (1_000_000, 38.0), (10_000_000, 50.0)] {
         let name = format!("cost above swap, FULLNAT IPv4 UDP, {} flows", count(flows));
-        add(name, worst("FULLNAT", "IPv4", "UDP", flows, &cost), goal, false, " ns");
+        add(name, worst("FULLNAT", "IPv4", "UDP", flows).map(|m| m.cost.median / ghz), goal, false, " ns");
     }
     for flows in [1_000, 100_000, 1_000_000] {
-        let at = |mode| worst(mode, "IPv4", "UDP", flows, &cost);
-        for (mode, goal) in [("NAT", 1.0), ("DR", 0.8), ("TUN", 1.0)] {
+        let udp = |mode, family| worst(mode, family, "UDP", flows);
+        let base = udp("FULLNAT", "IPv4");
+        // "Not slower": 2 % are noise.
+        for (mode, goal) in [("NAT", 1.02), ("DR", 0.8), ("TUN", 1.02)] {
             let name = format!("cost of {mode} to FULLNAT, IPv4 UDP, {} flows", count(flows));
-            add(name, ratio(at(mode), at("FULLNAT")), goal, false, "");
+            add(name, ratio(udp(mode, "IPv4"), base, cost), goal, false, "");
         }
-        let rate = |family, protocol| worst("FULLNAT", family, protocol, flows, &whole);
         let name = format!("rate of IPv6 to IPv4, FULLNAT UDP, {} flows", count(flows));
-        add(name, ratio(rate("IPv4", "UDP"), rate("IPv6", "UDP")), 0.85, true, "");
+        add(name, ratio(base, udp("FULLNAT", "IPv6"), whole), 0.85, true, "");
         let name = format!("rate of TCP to UDP, FULLNAT IPv4, {} flows", count(flows));
-        add(name, ratio(rate("IPv4", "UDP"), rate("IPv4", "TCP")), 0.95, true, "");
+        add(name, ratio(base, worst("FULLNAT", "IPv4", "TCP", flows), whole), 0.95, true, "");
     }
     for many in forwarding.iter().filter(|m| m.services != 1) {
         let is_one = |m: &&Measured| {
             (m.services, m.mode, m.family, m.protocol, m.flows, m.way, m.choice, m.wire_len)
                 == (1, many.mode, many.family, many.protocol, many.flows, many.way, many.choice, many.wire_len)
         };
-        let name = format!("rate with {} services to that with one, {} flows", count(many.services), count(many.flows));
-        let one = forwarding.iter().find(is_one).map(|one| one.director.median);
-        add(name, ratio(one, Some(many.director.median)), 0.97, true, "");
+        let services = count(many.services);
+        let name =
+            format!("rate with {services} services to that with one, {}, {} flows", many.mode, count(many.flows));
+        add(name, ratio(forwarding.iter().find(is_one), Some(many), whole), 0.97, true, "");
     }
     add("memory of an IPv4 connection".to_owned(), Some(memory.per_connection_v4), 128.0, false, " bytes");
     add("memory of an IPv6 connection".to_owned(), Some(memory.per_connection_v6), 128.0, false, " bytes");
