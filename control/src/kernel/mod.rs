@@ -11,6 +11,7 @@
 //! of an interface that is no mirror is in the FIB without next hops, so that its packets are not sent elsewhere.
 
 mod address;
+mod announce;
 mod compile;
 mod counters;
 mod follow;
@@ -167,6 +168,11 @@ impl Kernel {
         tasks.spawn(mirror::wire_to_kernel(mirrors.clone(), Arc::clone(&shared), Arc::clone(&counters), kicks));
         for mirror in &mirrors {
             tasks.spawn(mirror::kernel_to_wire(Arc::clone(mirror), Arc::clone(&shared), Arc::clone(&counters)));
+        }
+        for (port, config) in ports.iter().enumerate() {
+            for &(address, _) in &config.addresses {
+                announce::announce(&shared, PortId(port as u16), config.mac, address);
+            }
         }
         let addresses = Mutex::new(Addresses::new(requests));
         Ok((Self { mirrors, counters, addresses, _tasks: tasks }, fib))

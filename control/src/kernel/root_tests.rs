@@ -427,6 +427,8 @@ fn stale_neighbours_are_verified_and_dead_ones_leave() {
         }
         ip("neigh add 10.0.0.7 lladdr 02:00:00:00:00:77 dev dpvs0 nud stale");
         lab.until("neighbour", |l| l.mac_of("10.0.0.7") == Some(PEER)).await;
+        let (dst, operation, ..) = lab.frame("announcement", parse_arp).await;
+        assert_eq!((dst, operation), ([0xff; 6], 1), "the director tells everybody its address first");
         let (dst, operation, ..) = lab.frame("probe", parse_arp).await;
         assert_eq!((dst, operation), (PEER, 1), "a request to the neighbour itself");
         lab.until("dead", |l| l.mac_of("10.0.0.7").is_none()).await;
