@@ -72,8 +72,12 @@ parse_director_options() {
     [[ $pmd =~ ^(tap|af_packet|memif)$ ]] || fail "the lab has ports of kind tap, af_packet and memif, not '$pmd'"
 }
 
+port_mac() {
+    echo "02:00:00:00:01:0$1"
+}
+
 print_config() {
-    local n device cores cpus
+    local n device mac cores cpus
     cpus=$(nproc)
     cores=$(for ((n = 0; n < workers; n++)); do printf '%s, ' "$((n % cpus))"; done)
     cat <<END
@@ -92,10 +96,12 @@ idle = "yield"
 connections = 65536
 END
     for ((n = 0; n <= server_lan; n++)); do
+        # A card keeps its address over restarts, and so do these.
+        mac=$(port_mac "$n")
         case $pmd in
-            tap) device="net_tap$n" vdev="iface=wire$n" ;;
-            af_packet) device="net_af_packet$n" vdev="iface=wire$n,qpairs=$workers" ;;
-            memif) device="net_memif$n" vdev="role=server,socket=$dir/lb/memif$n.sock,socket-abstract=no" ;;
+            tap) device="net_tap$n" vdev="iface=wire$n,mac=$mac" ;;
+            af_packet) device="net_af_packet$n" vdev="iface=wire$n" ;;
+            memif) device="net_memif$n" vdev="role=server,socket=$dir/lb/memif$n.sock,socket-abstract=no,mac=$mac" ;;
         esac
         cat <<END
 
@@ -106,8 +112,6 @@ vdev = "$vdev"
 interface = "dpvs$n"
 addresses = [$(addresses_of "$n" | sed 's/.*/"&"/' | paste -sd, | sed 's/,/, /g')]
 END
-        # net_tap draws an address at every start; clients would go on sending to the one before.
-        if [ "$pmd" = tap ]; then echo "mac = \"02:00:00:00:fe:0$n\""; fi
     done
 }
 
@@ -122,8 +126,12 @@ start_dpvsd() {
         net.ipv4.conf.default.send_redirects=0
     if grep -q net_af_packet "$config"; then
         for ((n = 0; n <= server_lan; n++)); do
-            ip -n "$prefix-sw" link add "lb$n" type veth peer name "wire$n" netns "$prefix-lb"
-            inside lb sysctl -qw "net.ipv6.conf.wire$n.disable_ipv6=1"
+            ip -n "$prefix-sw" link add "lb$n" type veth peer name "wire$n" address "$(port_mac "$n")" \
+                netns "$prefix-lb"
+            # The kernel sees what arrives there too, and would answer for the addresses of the mirror interface: with
+            # strict reverse path filtering it takes nothing from a device that no route leads to.
+            inside lb sysctl -qw "net.ipv6.conf.wire$n.disable_ipv6=1" "net.ipv4.conf.wire$n.rp_filter=1" \
+                "net.ipv4.conf.wire$n.arp_ignore=8"
             plain_checksums lb "wire$n"
             ip -n "$prefix-lb" link set "wire$n" up
             plug "lb$n" "$n"
@@ -160,7 +168,9 @@ attach_ports() {
 
 # A cable from memif to the switch: testpmd forwards between the two.
 patch_memif() {
-    background sw "$dir/lb/patch$1.log" dpdk-testpmd --no-pci --in-memory --no-huge -m 256 --no-telemetry \
+    local memory=(--no-huge --no-shconf -m 128)
+    if [ "$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)" -ge 128 ]; then memory=(--in-memory -m 128); fi
+    background sw "$dir/lb/patch$1.log" dpdk-testpmd --no-pci "${memory[@]}" --no-telemetry \
         --lcores '0@0,1@0' --file-prefix "$prefix-patch$1" \
         --vdev "net_memif0,role=client,socket=$dir/lb/memif$1.sock,socket-abstract=no" \
         --vdev "net_tap0,iface=wire$1" -- --forward-mode=io --auto-start --total-num-mbufs=8192 --stats-period=3600

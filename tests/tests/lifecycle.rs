@@ -16,7 +16,7 @@ fn sigterm_and_sigint_end_it_well(#[values("TERM", "INT")] signal: &str, #[value
     let socket = lab.directory().join("lb/dpvsd.sock");
     eventually("dpvsd listens", Duration::from_secs(15), || {
         lab.try_run("lb", &["test", "-S", &socket.to_string_lossy()]).status.success()
-            && lab.ctl("status").contains("worker")
+            && lab.ctl("status").contains("Version")
     });
     daemon.signal(signal);
     let output = daemon.finish(Duration::from_secs(5));

@@ -20,8 +20,8 @@ struct Edit {
 #[case::cores_and_count("cores = [0]", "cores = [0, 0]", &["workers.cores", "2 cores for 1 worker"])]
 #[case::relative_socket("socket = \"", "socket = \"./", &["daemon.socket", "absolute"])]
 #[case::unknown_driver("net_tap0", "net_tpa0", &["net_tpa0"])]
-#[case::missing_device("net_tap0\"\nvdev = \"iface=wire0\"", "0000:ff:1f.7\"", &["0000:ff:1f.7"])]
-#[case::bad_device_argument("iface=wire0", "colour=red", &["net_tap0", "colour=red"])]
+#[case::missing_device("net_tap0\"\nvdev = \"iface=wire0,mac=02:00:00:00:01:00\"", "0000:ff:1f.7\"", &["0000:ff:1f.7"])]
+#[case::bad_device_argument("net_tap0\"\nvdev = \"iface=wire0,mac=02:00:00:00:01:00\"", "net_af_packet0\"\nvdev = \"iface=nowhere0\"", &["net_af_packet0", "nowhere0"])]
 #[case::too_few_connections("connections = 65536", "connections = 1", &["limits.connections"])]
 #[case::bad_address("192.0.2.1/24", "192.0.2.1/33", &["ports[0].addresses"])]
 #[case::bad_mtu("interface = \"dpvs0\"", "interface = \"dpvs0\"\nmtu = 1", &["ports[0].mtu", "1280"])]
@@ -37,10 +37,12 @@ fn mistake(#[case] from: &'static str, #[case] to: &'static str, #[case] named: 
 /// af_packet has as many queues as its arguments say.
 #[test]
 fn more_workers_than_queues() {
-    let edit =
-        Edit { from: "net_tap0\"\nvdev = \"iface=wire0\"", to: "net_af_packet0\"\nvdev = \"iface=lo,qpairs=1\"" };
+    let edit = Edit {
+        from: "net_tap0\"\nvdev = \"iface=wire0,mac=02:00:00:00:01:00\"",
+        to: "net_af_packet0\"\nvdev = \"iface=lo,qpairs=1\"",
+    };
     let said = refusal(2, edit);
-    assert!(said.contains("net_af_packet0") && said.contains("queues"), "{said}");
+    assert!(said.contains("lan0") && said.contains("queues"), "{said}");
 }
 
 #[test]
