@@ -89,10 +89,11 @@ impl<A: Family> Director<A> {
         let with = |flags| Shape { flags, ..shape };
         let syn_ack = tcp::Flags(tcp::Flags::SYN.0 | tcp::Flags::ACK.0);
         self.one_each(flows, Way::In, with(tcp::Flags::SYN)).context("first packets")?;
+        if mode.sees_replies() && self.source.borrow().flows.services == 1 {
+            // Without TCP, too: the first reply of a flow finds its route, and the others remember it.
+            self.one_each(flows, Way::Out, with(syn_ack)).context("first replies")?;
+        }
         if protocol == Protocol::TCP {
-            if mode.sees_replies() {
-                self.one_each(flows, Way::Out, with(syn_ack)).context("SYN-ACKs")?;
-            }
             self.one_each(flows, Way::In, with(tcp::Flags::ACK)).context("ACKs")?;
         }
         let entries = self.shared.workers[0].counters.table_entries.get();
