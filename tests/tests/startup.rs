@@ -21,7 +21,7 @@ struct Edit {
 #[case::relative_socket("socket = \"", "socket = \"./", &["daemon.socket", "absolute"])]
 #[case::unknown_driver("net_tap0", "net_tpa0", &["net_tpa0"])]
 #[case::missing_device("net_tap0\"\nvdev = \"iface=wire0,mac=02:00:00:00:01:00\"", "0000:ff:1f.7\"", &["0000:ff:1f.7"])]
-#[case::bad_device_argument("net_tap0\"\nvdev = \"iface=wire0,mac=02:00:00:00:01:00\"", "net_af_packet0\"\nvdev = \"iface=nowhere0\"", &["net_af_packet0", "nowhere0"])]
+#[case::bad_device_argument("net_tap0\"\nvdev = \"iface=wire0,mac=02:00:00:00:01:00\"", "net_af_packet0\"\nvdev = \"iface=nowhere0\"", &["lan0", "nowhere0"])]
 #[case::too_few_connections("connections = 65536", "connections = 1", &["limits.connections"])]
 #[case::bad_address("192.0.2.1/24", "192.0.2.1/33", &["ports[0].addresses"])]
 #[case::bad_mtu("interface = \"dpvs0\"", "interface = \"dpvs0\"\nmtu = 1", &["ports[0].mtu", "1280"])]
