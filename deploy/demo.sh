@@ -81,9 +81,10 @@ vip() {
 
 # Rules in the language of ipvsadm: web, name service and iperf3 on the same virtual address.
 rules() {
-    local mode=$1 family=$2 service protocol scheduler n
+    local mode=$1 family=$2 service protocol port scheduler n
     for service in "-t 80 rr" "-u 53 rr" "-t 5201 wlc" "-u 5201 wlc"; do
         read -r protocol port scheduler <<<"$service"
+        if [ "$port" = 5201 ] && { [ "$mode" = DR ] || [ "$mode" = TUN ]; }; then continue; fi
         echo "-A $protocol $(vip "$mode" "$family"):$port -s $scheduler"
         if [ "$mode" = FULLNAT ]; then
             for n in 201 202; do
@@ -136,6 +137,8 @@ show_udp() {
     done | sort | uniq -c | awk '{ printf "%s%s %d", separator, $2, $1; separator = ", " }')
     [[ $answers =~ ^s1\ [345],\ s2\ [345],\ s3\ [345]$ ]] || status=1
     result "$status" "$requests DNS queries: $answers"
+    # On a DR or TUN server iperf3 answers UDP from the server's own address, which its client does not know.
+    if [ "$mode" = DR ] || [ "$mode" = TUN ]; then return; fi
     status=0
     report=$(client "$lab" iperf3 --json --connect-timeout 5000 -c "$address" -u -b 100M -l 1200 -t 2) || status=1
     line=$(jq -r '.end.sum | "\(.bits_per_second / 1e6 | round) Mbit/s, \(.lost_percent * 100 | round / 100) % lost"' \
