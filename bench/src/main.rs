@@ -131,7 +131,12 @@ fn main() -> Result<()> {
     }
     let memory = memory();
     let verified: u64 = forwarding.iter().map(|m| m.verified).sum();
-    println!("\nNo packet was lost; {verified} were checked byte by byte besides those that opened connections.\n");
+    println!("\nNo packet was lost; {verified} were checked byte by byte besides those that opened connections.");
+    let source = stats::Spread::of(forwarding.iter().map(|m| m.bare.median / ghz).collect());
+    println!(
+        "The source took {:.1} ns [{:.1}-{:.1}]; where it took longer, the machine was slower, in all columns.\n",
+        source.median, source.min, source.max
+    );
     report::connection_lines(&connections, ghz).iter().for_each(|line| println!("{line}"));
     let targets = report::targets(&forwarding, &connections, &memory, ghz);
     targets.iter().for_each(|target| println!("{}", target.line()));
