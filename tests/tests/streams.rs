@@ -37,7 +37,7 @@ fn linux(#[values(Family::V4, Family::V6)] family: Family) {
     streams(Director::Ipvs, Mode::Nat, family);
 }
 
-/// Each query comes from a new port, so round-robin asks each server in turn; the answer tells its name.
+/// Each query comes from a port of its own, so round-robin asks each server in turn; the answer tells its name.
 fn queries(director: Director, mode: Mode, family: Family) {
     let lab = Lab::new(mode.topology());
     lab.serve(if mode == Mode::Tun { &["dns", "tunnel"] } else { &["dns"] });
@@ -45,8 +45,10 @@ fn queries(director: Director, mode: Mode, family: Family) {
     let service = Service::udp(mode, family, 53);
     lab.add(std::slice::from_ref(&service));
     let mut answers = Vec::new();
-    for _ in 0..12 {
-        answers.extend(dig(&lab, "c1", service.address(), "whoami", &[]).unwrap_or_else(|error| panic!("{error}")));
+    for port in 40_001..=40_012 {
+        let source = format!("{}#{port}", family.client(1));
+        let answer = dig(&lab, "c1", service.address(), "whoami", &["-b", &source]);
+        answers.extend(answer.unwrap_or_else(|error| panic!("{error}")));
     }
     answers.sort();
     assert_eq!(answers.len(), 12, "{answers:?}");
