@@ -201,6 +201,6 @@ Both labs keep running. For example:
   deploy/lab ipvsadm demo-one-arm -Ln --rate
   deploy/lab ctl demo-two-arm connections
   deploy/lab exec demo-two-arm lb ip addr show dpvs0                ${dim}# the director's kernel side${plain}
-Stop them with: deploy/lab down-all
+Stop them with: for lab in ${labs[*]}; do deploy/lab down \$lab; done
 END
 fi

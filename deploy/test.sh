@@ -57,7 +57,10 @@ fi
 if [ "$what" != unit ]; then
     step "release build"
     cargo build --release --workspace --bins --quiet
-    deploy/lab down-all
+    # Labs of tests that were killed; their names begin with the test's process id.
+    for lab in $(deploy/lab list); do
+        if [[ $lab =~ ^t([0-9]+)-[0-9]+$ ]] && ! kill -0 "${BASH_REMATCH[1]}" 2>/dev/null; then deploy/lab down "$lab"; fi
+    done
 fi
 
 before=$(mktemp)
