@@ -142,7 +142,11 @@ fn main() -> Result<()> {
     targets.iter().for_each(|target| println!("{}", target.line()));
 
     if let Some(directory) = arguments.results {
-        let path = directory.join(format!("{}-{}.json", facts.date, facts.slug()));
+        // No result replaces another: they differ, and which is right is not for the last one to say.
+        let name = format!("{}-{}", facts.date, facts.slug());
+        let names = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}-{n}")));
+        let mut paths = names.map(|name| directory.join(name).with_extension("json"));
+        let path = paths.find(|path| !path.exists()).context("no name is free for the results")?;
         let report = Report { facts, forwarding, connections, memory, targets };
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
