@@ -267,6 +267,7 @@ fn services<A: Family>(flows: &Flows) -> Vec<Arc<Service>> {
         let (vaddr, vport) = Flows::virt::<A>(id);
         Arc::new(Service {
             id: ServiceId(id),
+            incarnation: 1,
             version: 1,
             key: ServiceKey { protocol: flows.protocol, vaddr: vaddr.into(), vport },
             scheduler: Scheduler::new(Kind::Rr, &[]),

@@ -268,8 +268,8 @@ fn refused(shared: &Shared, slot: ServiceSlot) -> (u64, u64) {
 pub fn connections(shared: &Shared, server: ServerSlot) -> (u64, u64) {
     // A worker's counts can be seen in the middle of a change from active to inactive: the sum is off by one then.
     shared.workers.iter().fold((0, 0), |(active, inactive), worker| {
-        let c = worker.counters.server(server);
-        (active + c.active.get(), inactive + c.inactive.get())
+        let load = worker.counters.load(server);
+        (active + load.active.get(), inactive + load.inactive.get())
     })
 }
 

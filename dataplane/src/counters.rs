@@ -1,6 +1,7 @@
 //! Counters with one writer each: the worker adds with plain loads and stores, the control thread reads.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crossbeam::utils::CachePadded;
 
@@ -22,6 +23,17 @@ impl Counter {
     #[inline(always)]
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// Sets the value; the same rule holds. Who then reads it with [`get_acquire`](Self::get_acquire) sees all that
+    /// the writer counted before.
+    pub fn set_release(&self, value: u64) {
+        self.0.store(value, Release);
+    }
+
+    /// The value that [`set_release`](Self::set_release) set.
+    pub fn get_acquire(&self) -> u64 {
+        self.0.load(Acquire)
     }
 
     /// The value.
@@ -48,6 +60,13 @@ pub struct ServerCounters {
     pub out_packets: Counter,
     /// Bytes from the server.
     pub out_bytes: Counter,
+}
+
+/// One worker's connections to one real server.
+///
+/// Apart from [`ServerCounters`], which change with every packet: all workers read these when they choose a server.
+#[derive(Debug, Default)]
+pub struct ServerLoad {
     /// Connections now in an active state (see [`proto::state`]).
     pub active: Counter,
     /// Connections now in any other state.
@@ -98,6 +117,7 @@ pub struct WorkerCounters {
     /// Generation of the snapshot in use; tells the control thread that a change has arrived.
     pub snapshot_generation: Counter,
     servers: Box<[ServerCounters]>,
+    loads: Box<[ServerLoad]>,
     services: Box<[ServiceCounters]>,
 }
 
@@ -118,6 +138,7 @@ impl WorkerCounters {
             table_entries: Counter::default(),
             snapshot_generation: Counter::default(),
             servers: filled(max_servers),
+            loads: filled(max_servers),
             services: filled(max_services),
         }
     }
@@ -126,6 +147,12 @@ impl WorkerCounters {
     #[inline(always)]
     pub fn server(&self, id: ServerId) -> &ServerCounters {
         &self.servers[id.0 as usize]
+    }
+
+    /// The connections of a server.
+    #[inline(always)]
+    pub fn load(&self, id: ServerId) -> &ServerLoad {
+        &self.loads[id.0 as usize]
     }
 
     /// The counters of a service.

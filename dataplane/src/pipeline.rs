@@ -304,9 +304,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
         let counters = self.shared.workers[usize::from(self.id.0)].counters.server(server);
         if before.is_active() != after.is_active() {
+            let load = self.counters().load(server);
             let (from, to) = match after.is_active() {
-                true => (&counters.inactive, &counters.active),
-                false => (&counters.active, &counters.inactive),
+                true => (&load.inactive, &load.active),
+                false => (&load.active, &load.inactive),
             };
             from.sub(1);
             to.add(1);
@@ -520,10 +521,10 @@ fn own_timeout<A: Ip>(snapshot: &Snapshot, conn: &Conn<A>) -> u32 {
 
 /// Takes an ended connection out of its server's counters.
 pub(crate) fn count_ended<A: Ip>(counters: &WorkerCounters, conn: &Conn<A>) {
-    let counters = counters.server(conn.server);
+    let load = counters.load(conn.server);
     match conn.state.is_active() {
-        true => counters.active.sub(1),
-        false => counters.inactive.sub(1),
+        true => load.active.sub(1),
+        false => load.inactive.sub(1),
     }
 }
 

@@ -7,6 +7,7 @@ use proto::{Protocol, Tuple};
 use sched::Pool;
 
 use crate::conn::{Conn, ConnId, InsertError};
+use crate::counters::ServerLoad;
 use crate::fib::AdjacencyId;
 use crate::ip::Ip;
 use crate::packet::WorkerIo;
@@ -31,6 +32,7 @@ pub struct Scheduling {
 
 #[derive(Clone, Default)]
 struct ServiceState {
+    incarnation: u64,
     version: u64,
     scheduler: sched::State,
     last: Option<ServerId>,
@@ -68,13 +70,25 @@ impl Scheduling {
     fn bring_up_to_date(&mut self, service: &Service) -> &ServiceState {
         let state = &mut self.services[service.id.0 as usize];
         if state.version != service.version {
-            if state.version == 0 || service.servers.is_empty() {
-                // Another service may have had the slot before; begin at a port nobody can guess.
+            if state.incarnation != service.incarnation {
+                // Begin at a port nobody can guess.
                 self.random = xorshift(self.random);
-                *state = ServiceState { local_port: (self.random >> 32) as u16, ..ServiceState::default() };
+                let (first, last) = service.local_ports;
+                let ports = u64::from(last.saturating_sub(first)) + 1;
+                *state = ServiceState {
+                    incarnation: service.incarnation,
+                    local_port: first + ((self.random >> 32) % ports) as u16,
+                    ..ServiceState::default()
+                };
             }
-            let last = state.last.and_then(|id| service.servers.iter().position(|server| server.id == id));
+            let last = state.last.and_then(|id| {
+                let gone_from = state.scheduler.last();
+                let at = service.servers.iter().position(|server| server.id == id);
+                // If it is gone, the turn goes back to the server before it (ip_vs_rr.c, ip_vs_rr_del_dest).
+                at.or_else(|| gone_from?.checked_sub(1))
+            });
             service.scheduler.resume(&mut state.scheduler, last);
+            state.last = last.and_then(|at| service.servers.get(at)).map(|server| server.id);
             state.version = service.version;
             state.has_thresholds = service.servers.iter().any(|server| server.upper_threshold > 0);
             for server in service.servers.iter().filter(|server| server.upper_threshold == 0) {
@@ -146,8 +160,8 @@ impl Pool for Servers<'_> {
     }
 }
 
-fn total(shared: &Shared, id: ServerId, value: impl Fn(&crate::counters::ServerCounters) -> u64) -> u64 {
-    shared.workers.iter().map(|worker| value(worker.counters.server(id))).sum()
+fn total(shared: &Shared, id: ServerId, value: impl Fn(&ServerLoad) -> u64) -> u64 {
+    shared.workers.iter().map(|worker| value(worker.counters.load(id))).sum()
 }
 
 impl<Io: WorkerIo> Pipeline<Io> {
@@ -200,11 +214,11 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 InsertError::Full => DropReason::TableFull,
                 InsertError::Exists => DropReason::TupleConflict,
             })?;
-        let counters = self.counters().server(server);
-        counters.connections.add(1);
+        let counters = self.counters();
+        counters.server(server).connections.add(1);
         match state.is_active() {
-            true => counters.active.add(1),
-            false => counters.inactive.add(1),
+            true => counters.load(server).active.add(1),
+            false => counters.load(server).inactive.add(1),
         }
         Ok(id)
     }

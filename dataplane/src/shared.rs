@@ -228,6 +228,6 @@ impl Publisher {
     /// True when every worker uses the snapshot in force.
     pub fn is_adopted(&self) -> bool {
         let generation = self.current().generation;
-        self.shared.workers.iter().all(|w| w.counters.snapshot_generation.get() >= generation)
+        self.shared.workers.iter().all(|w| w.counters.snapshot_generation.get_acquire() >= generation)
     }
 }

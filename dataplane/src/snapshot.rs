@@ -74,6 +74,8 @@ pub struct ServiceKey {
 pub struct Service {
     /// Index of its counters and of the workers' scheduler state. Stable for the service's life.
     pub id: ServiceId,
+    /// Tells the service from others that had its id before; at least 1.
+    pub incarnation: u64,
     /// Changes whenever anything in this struct changes, so that workers bring their scheduler state up to date.
     pub version: u64,
     /// Protocol, address and port.
@@ -115,7 +117,7 @@ pub struct ServiceTable {
     by_key: HashMap<ServiceKey, Arc<Service>>,
     /// By [`ServerId`]: true while the server is configured. A connection whose server is gone is dropped.
     live: Vec<bool>,
-    /// NAT servers' endpoints, to recognise their replies, with the services they serve.
+    /// NAT servers' endpoints, to recognise their replies, with the services they serve or served.
     nat_servers: HashMap<(Protocol, IpAddr, u16), Vec<ServiceKey>>,
     /// Virtual and local addresses: destinations of packets that belong to the director.
     destinations: HashSet<IpAddr>,
@@ -126,7 +128,19 @@ pub struct ServiceTable {
 impl ServiceTable {
     /// Compiles the table. Keys and server ids must be unique.
     pub fn new(services: impl IntoIterator<Item = Arc<Service>>) -> Self {
+        Self::with_former(services, [])
+    }
+
+    /// Compiles the table. `former` are the endpoints of NAT servers that a service had and that may have connections
+    /// left: what they still send is recognised as replies. Those that the service has again do no harm.
+    pub fn with_former(
+        services: impl IntoIterator<Item = Arc<Service>>,
+        former: impl IntoIterator<Item = (ServiceKey, IpAddr, u16)>,
+    ) -> Self {
         let mut table = Self::default();
+        for (key, addr, port) in former {
+            table.add_nat_server(key, addr, port);
+        }
         for service in services {
             for server in &service.servers {
                 let index = server.id.0 as usize;
@@ -135,9 +149,7 @@ impl ServiceTable {
                 }
                 table.live[index] = true;
                 if server.mode == ForwardMode::Nat {
-                    let endpoint = (service.key.protocol, server.addr, server.port);
-                    table.nat_servers.entry(endpoint).or_default().push(service.key);
-                    table.nat_sources.insert(server.addr);
+                    table.add_nat_server(service.key, server.addr, server.port);
                 }
             }
             table.destinations.insert(service.key.vaddr);
@@ -145,6 +157,14 @@ impl ServiceTable {
             table.by_key.insert(service.key, service);
         }
         table
+    }
+
+    fn add_nat_server(&mut self, key: ServiceKey, addr: IpAddr, port: u16) {
+        let keys = self.nat_servers.entry((key.protocol, addr, port)).or_default();
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+        self.nat_sources.insert(addr);
     }
 
     /// The service for a destination.

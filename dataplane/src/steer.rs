@@ -71,7 +71,9 @@ impl Ownership {
             // What goes to a virtual or local address is no NAT reply, though a NAT server sends it: the server may be
             // a client itself, or take FULLNAT connections on the same port.
             keys if !keys.is_empty() && !services.is_destination(tuple.dst) => {
-                keys.iter().filter_map(|key| self.owner_of_reply(tuple, key)).find(untried)
+                let of_replies = keys.iter().filter_map(|key| self.owner_of_reply(tuple, key));
+                // Last where it would belong if it were none: to a FULLNAT connection of a former local address.
+                of_replies.chain([self.owner(tuple)]).find(untried)
             }
             _ => Some(self.owner(tuple)).filter(untried),
         }
@@ -141,6 +143,7 @@ mod tests {
         let weights = [1];
         Arc::new(Service {
             id: ServiceId(id),
+            incarnation: 1,
             version: 1,
             key: ServiceKey { protocol: Protocol::TCP, vaddr: vip(id as u8).into(), vport: 80 },
             scheduler: sched::Scheduler::new(sched::Kind::Rr, &weights),
@@ -186,6 +189,9 @@ mod tests {
             visited.push(worker);
         }
         let mut expected: Vec<_> = (1..=5).map(|n| ownership.owner(&tuple(CLIENT, 4711, vip(n), 80))).collect();
+        // No reply of these, it might be one of FULLNAT.
+        assert_eq!(visited.last(), Some(&ownership.owner(&reply)));
+        expected.push(ownership.owner(&reply));
         expected.sort();
         expected.dedup();
         visited.sort();

@@ -129,8 +129,7 @@ impl<Io: WorkerIo> Worker<Io> {
         pipeline.now = now;
         if snapshot.generation != self.generation {
             self.generation = snapshot.generation;
-            let counter = &pipeline.counters().snapshot_generation;
-            counter.add(snapshot.generation.wrapping_sub(counter.get()));
+            pipeline.counters().snapshot_generation.set_release(snapshot.generation);
         }
 
         // Before what is received now: packets of one connection keep their order when its next hop becomes known.

@@ -72,8 +72,7 @@ impl Bench {
     /// Says for all workers that they use the snapshot in force.
     fn adopt(&self) {
         for worker in &self.shared.workers {
-            let counter = &worker.counters.snapshot_generation;
-            counter.add(self.snapshot().generation - counter.get());
+            worker.counters.snapshot_generation.set_release(self.snapshot().generation);
         }
     }
 }
@@ -104,10 +103,10 @@ async fn services_show_configuration_counters_and_list_order() {
     with_core(|bench| async move {
         bench.handle.apply(vec![add(1, &["10.0.0.1:80", "10.0.0.2:80"])]).await.unwrap();
         let newest = bench.snapshot().services.iter().next().unwrap().servers[0];
-        let counters = bench.shared.workers[1].counters.server(newest.id);
-        counters.connections.add(5);
-        counters.active.add(3);
-        counters.inactive.add(2);
+        let counters = &bench.shared.workers[1].counters;
+        counters.server(newest.id).connections.add(5);
+        counters.load(newest.id).active.add(3);
+        counters.load(newest.id).inactive.add(2);
 
         let services = bench.handle.services().await.unwrap();
         let service = bench.handle.service(id(1)).await.unwrap();
@@ -134,11 +133,11 @@ async fn a_slot_waits_for_workers_and_connections() {
         let error = bench.handle.apply(vec![add(2, &["10.0.0.3:80"])]).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Full, "a worker may still use the old snapshot");
         bench.adopt();
-        let counters = bench.shared.workers[0].counters.server(slot);
-        counters.inactive.add(1);
+        let load = bench.shared.workers[0].counters.load(slot);
+        load.inactive.add(1);
         let error = bench.handle.apply(vec![add(2, &["10.0.0.3:80", "10.0.0.4:80"])]).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Full, "one server has a connection left");
-        counters.inactive.sub(1);
+        load.inactive.sub(1);
         bench.handle.apply(vec![add(2, &["10.0.0.3:80", "10.0.0.4:80"])]).await.unwrap();
     })
     .await;

@@ -8,11 +8,16 @@ use dpvs_api::{ForwardMode, Protocol, Scheduler, ServiceId, ServiceSettings};
 
 use super::Member;
 
+/// What identifies a service on the packet path.
+pub(super) fn key(id: ServiceId) -> snapshot::ServiceKey {
+    snapshot::ServiceKey { protocol: protocol(id.protocol), vaddr: id.address.ip(), vport: id.address.port() }
+}
+
 /// A service as workers see it; `servers` come in the order they were added.
 pub(super) fn service(
     id: ServiceId,
     slot: ServiceSlot,
-    version: u64,
+    (incarnation, version): (u64, u64),
     settings: &ServiceSettings,
     local_addresses: &[IpAddr],
     servers: &[Member],
@@ -21,8 +26,9 @@ pub(super) fn service(
     let weights: Vec<u32> = servers.iter().map(|s| s.weight).collect();
     snapshot::Service {
         id: slot,
+        incarnation,
         version,
-        key: snapshot::ServiceKey { protocol: protocol(id.protocol), vaddr: id.address.ip(), vport: id.address.port() },
+        key: key(id),
         scheduler: sched::Scheduler::new(scheduler(settings.scheduler), &weights),
         servers,
         local_addresses: local_addresses.to_vec(),

@@ -25,11 +25,12 @@ use std::sync::Arc;
 
 use dataplane::snapshot::ServiceTable;
 use dataplane::{ServerId as ServerSlot, ServiceId as ServiceSlot, snapshot};
-use dpvs_api::{ApiError, ErrorKind, Operation, Server, Service, ServiceId, ServiceSettings, Timeouts};
+use dpvs_api::{ApiError, ErrorKind, ForwardMode, Operation, Server, Service, ServiceId, ServiceSettings, Timeouts};
 
 pub use draft::{Draft, NewLocalAddress};
 use draft::{Drafter, ServiceDraft};
 use slots::Slots;
+pub(crate) use validate::unicast;
 pub use validate::{MAX_TIMEOUT, MAX_WEIGHT};
 
 /// What a commit did to the slots, for those who keep something per slot. In order.
@@ -62,6 +63,8 @@ pub struct Registry {
     server_slots: Slots,
     /// Removed servers whose slot is not free yet.
     trash: HashMap<(ServiceId, SocketAddr), Trashed>,
+    /// Servers, removed ones included, that are or once were reached by NAT: such connections may be left.
+    nat_servers: HashSet<(ServiceId, SocketAddr)>,
     timeouts: Timeouts,
     /// Number given last to a version of a service or to a service as such.
     last_number: u64,
@@ -136,6 +139,7 @@ impl Registry {
             service_slots: Slots::new(max_services),
             server_slots: Slots::new(max_servers),
             trash: HashMap::new(),
+            nat_servers: HashSet::new(),
             timeouts: Timeouts::default(),
             last_number: 0,
             table: Arc::default(),
@@ -192,7 +196,9 @@ impl Registry {
         }
         self.timeouts = draft.timeouts;
         if modified {
-            self.table = Arc::new(ServiceTable::new(self.services.values().map(|entry| Arc::clone(&entry.compiled))));
+            let services = self.services.values().map(|entry| Arc::clone(&entry.compiled));
+            let nat_servers = self.nat_servers.iter().map(|(id, addr)| (compile::key(*id), addr.ip(), addr.port()));
+            self.table = Arc::new(ServiceTable::with_former(services, nat_servers));
         }
         Ok(changes)
     }
@@ -206,10 +212,11 @@ impl Registry {
     /// Frees the slots of removed servers that have no connection left.
     pub fn sweep(&mut self, is_busy: IsBusy) -> Vec<Change> {
         let mut changes = Vec::new();
-        let server_slots = &mut self.server_slots;
-        self.trash.retain(|_, trashed| {
+        let Self { server_slots, nat_servers, .. } = self;
+        self.trash.retain(|server, trashed| {
             let busy = is_busy(trashed.slot);
             if !busy {
+                nat_servers.remove(server);
                 server_slots.give(trashed.slot.0);
                 changes.push(Change::ServerFreed(trashed.slot));
             }
@@ -302,6 +309,9 @@ impl Registry {
                 Some(slot) => slot,
                 None => self.slot_for(id, server.server.address, incarnation, slot, changes),
             };
+            if server.server.mode == ForwardMode::Nat {
+                self.nat_servers.insert((id, server.server.address));
+            }
             servers.push(Member { server: server.server, slot });
         }
         if draft.zero {
@@ -318,7 +328,8 @@ impl Registry {
             }
             _ => {
                 let version = self.number();
-                Arc::new(compile::service(id, slot, version, &draft.settings, &draft.local_addresses, &servers))
+                let numbers = (incarnation, version);
+                Arc::new(compile::service(id, slot, numbers, &draft.settings, &draft.local_addresses, &servers))
             }
         };
         let modified = before.is_none_or(|entry| !Arc::ptr_eq(&entry.compiled, &compiled));

@@ -298,6 +298,34 @@ fn a_removed_server_keeps_its_slot_until_its_connections_are_gone() {
     assert_eq!(changes, [Change::ServerFreed(slot), Change::ServerAdded(slot, service)]);
 }
 
+/// Replies of its connections are steered by its endpoint.
+#[test]
+fn a_nat_server_is_known_until_its_connections_are_gone() {
+    let other = || add_server(VIP, server("10.0.0.9:80"));
+    let direct = Server { mode: ForwardMode::Dr, ..server("10.0.0.1:80") };
+    for gone in [delete(VIP), delete_server(VIP, "10.0.0.1:80"), edit_server(VIP, direct)] {
+        let is_edit = matches!(gone, Operation::EditServer { .. });
+        let mut registry = registry(&[add(VIP, &["10.0.0.1:80"])]);
+        let services_of = |registry: &Registry| {
+            let table = registry.table();
+            table.nat_services(proto::Protocol::TCP, std::net::Ipv4Addr::new(10, 0, 0, 1), 80).to_vec()
+        };
+        let before = services_of(&registry);
+        assert_eq!(before.len(), 1);
+        registry.apply(&[gone], &busy).unwrap();
+        assert_eq!(services_of(&registry), before);
+        if is_edit {
+            registry.apply(&[delete_server(VIP, "10.0.0.1:80")], &busy).unwrap();
+            assert_eq!(services_of(&registry), before);
+        }
+        registry.sweep(&idle);
+        let again = if registry.service(id(VIP)).is_some() { other() } else { add(VIP, &["10.0.0.9:80"]) };
+        registry.apply(&[again], &idle).unwrap();
+        assert_eq!(services_of(&registry), []);
+        assert!(registry.nat_servers.len() == 1, "{:?}", registry.nat_servers);
+    }
+}
+
 #[test]
 fn a_server_of_a_new_service_of_the_same_name_is_revived_anew() {
     let mut registry = registry(&[add(VIP, &["10.0.0.1:80"])]);

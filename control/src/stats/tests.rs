@@ -152,7 +152,7 @@ fn zero_clears_one_service_with_its_servers() {
     bench.traffic(0, ONE, 7);
     bench.traffic(0, TWO, 7);
     bench.refusals(0).no_server.add(1);
-    bench.counters(0, ONE).active.add(2);
+    bench.shared.workers[0].counters.load(ONE).active.add(2);
     bench.sample(2);
     bench.stats.follow(&[Change::Zeroed(SERVICE)]);
     assert_eq!(bench.stats.server(ONE), FlowStats::default());

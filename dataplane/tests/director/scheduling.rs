@@ -202,6 +202,51 @@ fn an_edit_keeps_the_turn() {
     director.finish();
 }
 
+/// Round robin steps back to the server before the removed one (ip_vs_rr.c, ip_vs_rr_del_dest).
+#[test]
+fn round_robin_goes_on_where_the_last_server_was_removed() {
+    for chosen in 1..=4u8 {
+        let services = vec![service(1, Family::V4, Protocol::TCP, Nat, &[1, 2, 3, 4])];
+        let mut director = Director::new(Setup::workers(1), services);
+        let next = |director: &mut Director, cport| {
+            open(director, 0, Protocol::TCP, client(Family::V4, cport), virt(Family::V4, 1)).dst.ip()
+        };
+        for n in 1..=chosen {
+            assert_eq!(next(&mut director, n.into()), server(Family::V4, n));
+        }
+        director.configure(|services| {
+            services[0].servers.remove(usize::from(chosen) - 1);
+        });
+        for (i, n) in (chosen + 1..=4).chain(1..chosen).enumerate() {
+            assert_eq!(next(&mut director, 100 + i as u16), server(Family::V4, n), "after the removal of {chosen}");
+        }
+        director.finish();
+    }
+}
+
+/// A service in the slot of another, with servers in slots of others, owes nothing to them.
+#[test]
+fn a_service_in_a_used_slot_begins_at_the_head() {
+    // How many connections the former service of weights 4, 3, 2 takes, and the first turns of the new one.
+    for (kind, expected) in [(Kind::Rr, [1, 2, 3, 1]), (Kind::Wrr, [1, 1, 2, 1])] {
+        for before in 0..9 {
+            let mut former = service(1, Family::V4, Protocol::TCP, Nat, &[1, 2, 3]);
+            for (server, weight) in former.servers.iter_mut().zip([4, 3, 2]) {
+                server.weight = weight;
+            }
+            let mut director = Director::new(Setup::workers(1), vec![former.clone()]).with_scheduler(kind);
+            spread(&mut director, Family::V4, 1, 100..100 + before);
+            director.configure(|services| services[0].incarnation += 1);
+            for (i, n) in expected.into_iter().enumerate() {
+                let from = client(Family::V4, 200 + i as u16);
+                let at_server = open(&mut director, 0, Protocol::TCP, from, virt(Family::V4, 1));
+                assert_eq!(at_server.dst.ip(), server(Family::V4, n), "{kind:?}, {before} connections before");
+            }
+            director.finish();
+        }
+    }
+}
+
 #[test]
 fn publishing_under_traffic_loses_nothing() {
     for family in FAMILIES {

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use dataplane::snapshot::ForwardMode::{FullNat, Nat};
+use dataplane::snapshot::ForwardMode::{DirectRouting, FullNat, Nat};
+use dataplane::snapshot::Service;
 use dataplane::verdict::DropReason;
 use proto::tcp::Flags;
 use proto::{Family, Protocol};
@@ -91,6 +92,55 @@ fn a_nat_server_may_be_a_client_from_its_service_port() {
                 }
                 assert_eq!(director.connections().len(), 2, "one connection each, wherever its packets arrive");
                 director.finish();
+            }
+        }
+    }
+}
+
+/// Connections of removed servers end by their timers; until then the servers' packets are translated, as by IPVS, and
+/// find their way from any worker as before.
+#[test]
+fn replies_of_removed_servers_find_their_way() {
+    type Change = fn(&mut Vec<Service>);
+    let changes: [(&str, Change); 4] = [
+        ("server removed", |services| {
+            services[0].servers.remove(0);
+        }),
+        ("service removed", |services| {
+            services.remove(0);
+        }),
+        ("local address removed", |services| services[0].local_addresses.clear()),
+        ("mode changed", |services| services[0].servers[0].mode = DirectRouting),
+    ];
+    for family in FAMILIES {
+        for mode in [Nat, FullNat] {
+            for workers in [1, 2, 4] {
+                for (what, change) in changes {
+                    // The endpoint is a NAT server of another service, too.
+                    let services = vec![
+                        service(1, family, Protocol::UDP, mode, &[1]),
+                        service(2, family, Protocol::UDP, Nat, &[1]),
+                    ];
+                    let mut director = Director::new(Setup::workers(workers), services);
+                    let at_servers: Vec<_> = (0..16u16)
+                        .map(|n| {
+                            let client = client(family, 20000 + n);
+                            (client, open(&mut director, 0, Protocol::UDP, client, virt(family, 1)))
+                        })
+                        .collect();
+                    director.configure(change);
+                    for (client, at_server) in at_servers {
+                        for worker in 0..workers {
+                            let reply = udp(at_server.dst, at_server.src);
+                            let sent = director.receive(worker, SERVERS, &reply);
+                            assert_eq!(sent.len(), 1, "{what}: {mode:?}, {workers} workers, at {worker}");
+                            let ip = sent[0].seen().ip;
+                            assert_eq!((ip.src, ip.dst), (virt(family, 1), client), "{what}");
+                        }
+                    }
+                    assert_eq!(director.drops(), []);
+                    director.finish();
+                }
             }
         }
     }

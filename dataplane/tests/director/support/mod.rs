@@ -5,6 +5,7 @@
 pub mod check;
 pub mod packet;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -159,6 +160,7 @@ pub fn service(id: u8, family: Family, protocol: Protocol, mode: ForwardMode, se
     });
     Service {
         id: ServiceId(id.into()),
+        incarnation: 1,
         version: 0,
         key: ServiceKey { protocol, vaddr: vip(family, id), vport: VPORT },
         scheduler: Scheduler::new(Kind::Rr, &[]),
@@ -209,6 +211,8 @@ pub struct Director {
     pub now: Tick,
     publisher: Publisher,
     services: Vec<Service>,
+    /// Endpoints of NAT servers that there are or were.
+    nat_servers: HashSet<(ServiceKey, IpAddr, u16)>,
     workers: Vec<Worker<MemoryIo>>,
     wires: Vec<MemoryIo>,
     kind: Kind,
@@ -246,6 +250,7 @@ impl Director {
             settings: Settings::default(),
             now: Tick(1),
             services,
+            nat_servers: HashSet::new(),
             wires,
             kind: Kind::Rr,
             version: 0,
@@ -287,10 +292,13 @@ impl Director {
             let weights: Vec<u32> = service.servers.iter().map(|s| s.weight).collect();
             service.scheduler = Scheduler::new(self.kind, &weights);
             service.version = self.version;
+            let nat_servers = service.servers.iter().filter(|s| s.mode == ForwardMode::Nat);
+            self.nat_servers.extend(nat_servers.map(|s| (service.key, s.addr, s.port)));
         }
+        let services = self.services.iter().cloned().map(Arc::new);
         let snapshot = Snapshot {
             generation: 0,
-            services: Arc::new(ServiceTable::new(self.services.iter().cloned().map(Arc::new))),
+            services: Arc::new(ServiceTable::with_former(services, self.nat_servers.iter().copied())),
             fib: Arc::new(self.network.fib(self.fib_generation)),
             settings: self.settings.clone(),
         };
@@ -404,7 +412,7 @@ impl Director {
 
     /// Active and inactive connections of a server.
     pub fn load(&self, id: ServerId) -> (u64, u64) {
-        (self.total(|c| c.server(id).active.get()), self.total(|c| c.server(id).inactive.get()))
+        (self.total(|c| c.load(id).active.get()), self.total(|c| c.load(id).inactive.get()))
     }
 
     /// All connections, by worker, asked for in slices of `slice`.
