@@ -1,10 +1,10 @@
-//! The control thread: everything slow that a director does.
+//! The control thread and the kernel's: everything slow that a director does.
 //!
 //! * [`config`]: the configuration file, and what its changes mean for a running daemon.
 //! * [`core`]: the owner of the configuration and the statistics, and the handle by which others reach it.
 //! * [`registry`]: the model of services and servers; turns operations into the packet path's service table.
 //! * [`stats`]: totals and rates from the workers' counters; [`connections`]: listings of the workers' tables.
-//! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it.
+//! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it; on a thread of its own.
 //! * [`server`]: the API on a Unix socket.
 //! * [`daemon`]: start, life and end of the process.
 #![forbid(unsafe_code)]

@@ -40,7 +40,12 @@ impl LocalAddresses {
         fib: &Fib,
     ) -> Result<Vec<IpAddr>, ApiError> {
         let mut added = Vec::new();
+        // Thousands of services may share an address, and each look at the host's costs a dump.
+        let mut seen = HashSet::new();
         for NewLocalAddress { address, interface, path } in wanted {
+            if !seen.insert((address, interface)) {
+                continue;
+            }
             let outcome = match choose(interface.as_deref(), *address, ports, fib) {
                 Ok(interface) => match kernel.ensure_address(interface, *address).await {
                     Ok(true) => {

@@ -113,7 +113,7 @@ fn resolve(fib: &Fib, dst: &str, flow: u32) -> Resolution {
 /// The neighbour that a packet to `dst` would be sent to: port and address.
 fn way(fib: &Fib, dst: &str) -> Option<(u16, IpAddr)> {
     match resolve(fib, dst, 0) {
-        Resolution::Unresolved { port, next_hop } => Some((port.0, next_hop)),
+        Resolution::Unresolved { port, next_hop, .. } => Some((port.0, next_hop)),
         Resolution::NoRoute => None,
         Resolution::Ready(id) => panic!("{dst} leads to {:?} without neighbours", fib.adjacency(id)),
     }

@@ -6,6 +6,7 @@
 //! * `neighbour`: makes the kernel resolve next hops, and verify those it would otherwise forget.
 //! * `address`: host addresses that the configuration asks for.
 //! * `netlink`, `read`: the sockets, and what is read from them.
+//! * `thread`: where all of that runs, so that it need not wait while the control thread works on a large configuration.
 //!
 //! What counts as a route: the tables local, main and default, consulted in this order for equal prefixes. A route out
 //! of an interface that is no mirror is in the FIB without next hops, so that its packets are not sent elsewhere.
@@ -20,6 +21,7 @@ mod model;
 mod neighbour;
 mod netlink;
 mod read;
+mod thread;
 
 use std::io;
 use std::net::IpAddr;
@@ -30,7 +32,6 @@ use dataplane::fib::Fib;
 use dataplane::shared::Shared;
 use netlink_packet_route::address::AddressFlags;
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::task::JoinSet;
 
 pub use counters::KernelCounters;
 
@@ -40,6 +41,7 @@ use counters::Counters;
 use follow::Follower;
 use mirror::Mirror;
 use netlink::{Requests, errno};
+use thread::KernelThread;
 
 /// A port as the kernel is to see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,44 +140,21 @@ pub struct Kernel {
     mirrors: Vec<Arc<Mirror>>,
     counters: Arc<Counters>,
     addresses: Mutex<Addresses>,
-    /// Ended when dropped; the mirror interfaces vanish with the last of them.
-    _tasks: JoinSet<()>,
+    /// Ends the tasks when dropped, as the last of all: the mirror interfaces are gone then.
+    _thread: KernelThread,
 }
 
 impl Kernel {
     /// Creates the mirror interfaces of `ports`, which are indexed by [`PortId`], and starts to move frames and to
-    /// follow the kernel. The first FIB is there at once; another comes within 100 ms of each change that matters.
-    /// To be called within a tokio runtime, in the network namespace the director is to live in.
+    /// follow the kernel, on a thread of their own. The first FIB is there at once; another comes within 100 ms of each
+    /// change that matters. To be called in the network namespace the director is to live in.
     pub async fn start(
         shared: Arc<Shared>,
         ports: Vec<PortKernel>,
     ) -> Result<(Self, watch::Receiver<Arc<Fib>>), KernelError> {
-        let counters = Arc::new(Counters::default());
-        let mut requests = Requests::open()?;
-        let mut mirrors = Vec::with_capacity(ports.len());
-        for (port, config) in ports.iter().enumerate() {
-            mirrors.push(Arc::new(create_mirror(PortId(port as u16), config, &mut requests).await?));
-        }
-        let (kicks, kick_queue) = mpsc::channel(neighbour::KICK_QUEUE);
-        let compiled = mirrors.iter().zip(&ports);
-        let compiled = compiled.map(|(m, config)| MirrorPort { index: m.index, mac: config.mac, mtu: config.mtu });
-        let (follower, fibs) = Follower::start(compiled.collect(), Arc::clone(&counters), kicks.clone()).await?;
-        let fib = fibs.subscribe();
-
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follower.run(fibs));
-        tasks.spawn(neighbour::kick_all(kick_queue, Requests::open()?, Arc::clone(&counters)));
-        tasks.spawn(mirror::wire_to_kernel(mirrors.clone(), Arc::clone(&shared), Arc::clone(&counters), kicks));
-        for mirror in &mirrors {
-            tasks.spawn(mirror::kernel_to_wire(Arc::clone(mirror), Arc::clone(&shared), Arc::clone(&counters)));
-        }
-        for (port, config) in ports.iter().enumerate() {
-            for &(address, _) in &config.addresses {
-                announce::announce(&shared, PortId(port as u16), config.mac, address);
-            }
-        }
-        let addresses = Mutex::new(Addresses::new(requests));
-        Ok((Self { mirrors, counters, addresses, _tasks: tasks }, fib))
+        let thread = KernelThread::start()?;
+        let (mirrors, counters, addresses, fib) = thread.run(start_tasks(shared, ports)).await?;
+        Ok((Self { mirrors, counters, addresses: Mutex::new(addresses), _thread: thread }, fib))
     }
 
     /// Makes sure that the host has `address`: adds it to `interface` with a full prefix and without a prefix route,
@@ -224,6 +203,37 @@ impl Kernel {
     pub fn interface(&self, port: PortId) -> &str {
         &self.mirrors[usize::from(port.0)].interface
     }
+}
+
+/// What the tasks on the kernel's thread share with a [`Kernel`].
+type Started = (Vec<Arc<Mirror>>, Arc<Counters>, Addresses, watch::Receiver<Arc<Fib>>);
+
+/// Makes everything and starts the tasks on the runtime of the caller.
+async fn start_tasks(shared: Arc<Shared>, ports: Vec<PortKernel>) -> Result<Started, KernelError> {
+    let counters = Arc::new(Counters::default());
+    let mut requests = Requests::open()?;
+    let mut mirrors = Vec::with_capacity(ports.len());
+    for (port, config) in ports.iter().enumerate() {
+        mirrors.push(Arc::new(create_mirror(PortId(port as u16), config, &mut requests).await?));
+    }
+    let (kicks, kick_queue) = mpsc::channel(neighbour::KICK_QUEUE);
+    let compiled = mirrors.iter().zip(&ports);
+    let compiled = compiled.map(|(m, config)| MirrorPort { index: m.index, mac: config.mac, mtu: config.mtu });
+    let (follower, fibs) = Follower::start(compiled.collect(), Arc::clone(&counters), kicks.clone()).await?;
+    let fib = fibs.subscribe();
+
+    tokio::spawn(follower.run(fibs));
+    tokio::spawn(neighbour::kick_all(kick_queue, Requests::open()?, Arc::clone(&counters)));
+    tokio::spawn(mirror::wire_to_kernel(mirrors.clone(), Arc::clone(&shared), Arc::clone(&counters), kicks));
+    for mirror in &mirrors {
+        tokio::spawn(mirror::kernel_to_wire(Arc::clone(mirror), Arc::clone(&shared), Arc::clone(&counters)));
+    }
+    for (port, config) in ports.iter().enumerate() {
+        for &(address, _) in &config.addresses {
+            announce::announce(&shared, PortId(port as u16), config.mac, address);
+        }
+    }
+    Ok((mirrors, counters, Addresses::new(requests), fib))
 }
 
 /// Creates, addresses and sets up a port's mirror interface.

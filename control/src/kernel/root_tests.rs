@@ -439,7 +439,7 @@ fn stale_neighbours_are_verified_and_dead_ones_leave() {
 fn lost_notifications_are_made_up_for() {
     in_namespace("lost_notifications_are_made_up_for", async || {
         let mut lab = Lab::start(&["10.0.0.1/24"]).await;
-        let batch = |command: &str, range: std::ops::Range<u32>| {
+        let batch = |command: &'static str, range: std::ops::Range<u32>| async move {
             use std::io::Write;
             let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
             let mut stdin = child.stdin.take().unwrap();
@@ -448,7 +448,7 @@ fn lost_notifications_are_made_up_for() {
                 writeln!(stdin, "route {command} {network}/24 via 10.0.0.{}", n % 200 + 2).unwrap();
             }
             drop(stdin);
-            // This blocks the one thread, so that nobody reads notifications meanwhile.
+            // This blocks the thread, so that nobody reads notifications meanwhile.
             assert!(child.wait().unwrap().success());
         };
         let hop = |l: &Lab, n: u32| match l.fib.borrow().resolve(Ipv4Addr::from(0x1400_0001 + (n << 8)), 0) {
@@ -456,11 +456,11 @@ fn lost_notifications_are_made_up_for() {
             _ => None,
         };
         let expected = |n: u32| Some(IpAddr::from([10, 0, 0, (n % 200 + 2) as u8]));
-        batch("add", 0..20_000);
+        lab.kernel._thread.run(batch("add", 0..20_000)).await;
         lab.until("20000 routes", |l| (0..20_000).all(|n| hop(l, n) == expected(n))).await;
         assert!(lab.kernel.counters().resyncs > 0, "the burst was meant to overflow the socket");
 
-        batch("del", 100..20_000);
+        lab.kernel._thread.run(batch("del", 100..20_000)).await;
         lab.until("100 routes", |l| (0..20_000).all(|n| hop(l, n) == expected(n).filter(|_| n < 100))).await;
         // And the socket works on.
         ip("route add 192.0.2.0/24 via 10.0.0.254");
