@@ -1,6 +1,7 @@
 //! `dpvsd`: the layer-4 load balancer's daemon.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,8 +30,9 @@ fn main() -> ExitCode {
     let Arguments { config, check, eal_args } = Arguments::parse();
     if check {
         return match Config::load(&config) {
+            // Who reads no output may still want the exit status.
             Ok(_) => {
-                println!("{}: ok", config.display());
+                let _ = writeln!(std::io::stdout(), "{}: ok", config.display());
                 ExitCode::SUCCESS
             }
             Err(errors) => {

@@ -7,7 +7,7 @@ use dpvs_api::{ErrorKind, ForwardMode, Operation};
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, Daemon, Eal, Limits, Port, Workers};
-use crate::registry::{MAX_TIMEOUT, Registry};
+use crate::registry::{MAX_TIMEOUT, Registry, unicast};
 
 /// Longest path of a Unix socket: 108 bytes with the final zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
@@ -156,6 +156,11 @@ fn check_port(port: &Port, interface: &str, key: &str, workers: usize, problems:
     {
         let message = format!("{queues} queues for {workers} workers: give 1 to {workers}, or raise workers.count");
         problems.add(at("queues"), message);
+    }
+    for (index, prefix) in port.addresses.iter().enumerate() {
+        if let Err(message) = unicast(prefix.address, "address") {
+            problems.add(format!("{key}.addresses[{index}]"), message);
+        }
     }
     problems.range(at("rx_descriptors"), port.rx_descriptors.into(), 64..=32_768);
     problems.range(at("tx_descriptors"), port.tx_descriptors.into(), 64..=32_768);

@@ -100,6 +100,13 @@ impl<'a> Document<'a> {
         self.error_in(key, self.find(key), message)
     }
 
+    /// The same without a place if nothing of it is in the file.
+    pub fn error_about(&self, key: &str, message: String) -> ConfigError {
+        let error = self.error_at(key, message);
+        let position = error.position.filter(|_| self.find(key).is_some());
+        ConfigError { position, ..error }
+    }
+
     fn error(&self, key: &str, error: &toml::de::Error) -> ConfigError {
         // The parser may point at a whole list where the key names one item of it.
         let span = match (error.span(), self.find(key)) {
@@ -148,12 +155,22 @@ fn join(key: &str, path: &serde_path_to_error::Path) -> String {
 
 /// Makes one line of a parser's message and adds the remedy where the message has none.
 fn explain(message: &str) -> String {
-    let message = message.replace('\n', ", ");
+    let mut message = message.replace('\n', ", ");
+    // The parser expects Rust's types; say what to write instead.
+    for (kind, meaning) in [
+        ("expected usize", "expected a number from 0 up"),
+        ("expected u32", "expected a number from 0 to 4294967295"),
+        ("expected u16", "expected a number from 0 to 65535"),
+        ("expected a sequence", "expected a list: [...]"),
+    ] {
+        message = message.replace(kind, meaning);
+    }
     let remedy = match message.as_str() {
         "invalid socket address syntax" => ": write ADDRESS:PORT, e.g. 192.0.2.1:80 or [2001:db8::1]:80",
         "invalid IP address syntax" => ": write an address such as 192.0.2.1 or 2001:db8::1",
         _ if message.starts_with("missing field") => ": add it here",
         _ if message.starts_with("unknown field") => "; correct or remove it",
+        "duplicate key" => ": it stands further up already; remove one",
         _ => "",
     };
     message + remedy

@@ -11,7 +11,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use dpvs_api::{Service, Timeouts};
@@ -24,7 +24,7 @@ pub use values::{MacAddress, Prefix};
 pub struct ConfigError {
     /// The file.
     pub file: PathBuf,
-    /// Line and column, both from 1, in characters; absent if the file cannot be read.
+    /// Line and column, both from 1, in characters; absent if the file cannot be read or says nothing of the key.
     pub position: Option<(usize, usize)>,
     /// The key, e.g. `services[0].servers[1].weight`; empty for errors of the syntax.
     pub key: String,
@@ -34,6 +34,7 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = OneLine(f);
         write!(f, "{}", self.file.display())?;
         if let Some((line, column)) = self.position {
             write!(f, ":{line}:{column}")?;
@@ -42,6 +43,18 @@ impl fmt::Display for ConfigError {
             write!(f, ": {}", self.key)?;
         }
         write!(f, ": {}", self.message)
+    }
+}
+
+/// Escapes control characters: messages quote what stands in the file.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| match c.is_control() {
+            true => write!(self.0, "{}", c.escape_default()),
+            false => self.0.write_char(c),
+        })
     }
 }
 
@@ -245,7 +258,9 @@ impl Config {
             let message = match error.kind() {
                 std::io::ErrorKind::NotFound => "there is no such file: name one with --config".to_owned(),
                 std::io::ErrorKind::InvalidData => "not UTF-8 text: save it as UTF-8".to_owned(),
-                _ => format!("cannot be read: {error}"),
+                _ => format!(
+                    "cannot be read: {error}: make it a file that dpvsd may read, or name another with --config"
+                ),
             };
             ConfigErrors(vec![ConfigError { file: file.to_owned(), position: None, key: String::new(), message }])
         })?;
@@ -261,6 +276,11 @@ impl Config {
             errors.extend(problems.into_iter().map(|problem| document.error_at(&problem.key, problem.message)));
         }
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// The error about `key` of `file`, whose text is given, that showed only when its value was used.
+    pub fn locate(file: &Path, text: &str, key: &str, message: String) -> ConfigError {
+        document::Document::new(file, text).error_about(key, message)
     }
 
     /// The mirror interface of a port, by its position.

@@ -118,7 +118,10 @@ fn mistakes() {
     let cases: &[(&str, &[&str])] = &[
         // Syntax.
         ("[daemon\n", &["t.toml:1:8: unclosed table, expected `]`"]),
-        ("[limits]\nservices = 1\nservices = 2\n", &["t.toml:3:1: duplicate key"]),
+        (
+            "[limits]\nservices = 1\nservices = 2\n",
+            &["t.toml:3:1: duplicate key: it stands further up already; remove one"],
+        ),
         (
             "a = = 1\n",
             &["t.toml:1:5: extra `=`, expected nothing", "t.toml:1:7: unexpected key or value, expected newline, `#`"],
@@ -146,9 +149,12 @@ fn mistakes() {
         ),
         (
             "[limits]\nservices = 'many'\n",
-            &["t.toml:2:12: limits.services: invalid type: string \"many\", expected usize"],
+            &["t.toml:2:12: limits.services: invalid type: string \"many\", expected a number from 0 up"],
         ),
-        ("[limits]\nservices = -1\n", &["t.toml:2:12: limits.services: invalid value: integer `-1`, expected usize"]),
+        (
+            "[limits]\nservices = -1\n",
+            &["t.toml:2:12: limits.services: invalid value: integer `-1`, expected a number from 0 up"],
+        ),
         (
             "[eal]\nhugepages = 'maybe'\n",
             &["t.toml:2:13: eal.hugepages: unknown variant `maybe`, expected one of `auto`, `yes`, `no`"],
@@ -163,6 +169,19 @@ fn mistakes() {
             &["t.toml:4:30: ports[0].addresses[1]: '10.0.0.1' has no prefix length: write ADDRESS/LENGTH, \
                e.g. 192.0.2.1/24 or 2001:db8::1/64"],
         ),
+        (
+            &format!("{PORT}addresses = ['224.0.0.1/24', '192.0.2.1/24', '::/8']\n"),
+            &[
+                "t.toml:4:14: ports[0].addresses[0]: address 224.0.0.1 is a multicast address; give a unicast address",
+                "t.toml:4:46: ports[0].addresses[2]: address :: is an unspecified address; give a unicast address",
+            ],
+        ),
+        (
+            &format!("[daemon]\nlog = \"a\\nb\\u001b=c=d\"\n{PORT}"),
+            &["t.toml:2:7: daemon.log: 'a\\nb\\u{1b}=c=d' is no log filter: give error, warn, info, debug or trace, \
+               or TARGET=LEVEL,..."],
+        ),
+        ("[eal]\nargs = 'x'\n", &["t.toml:2:8: eal.args: invalid type: string \"x\", expected a list: [...]"]),
         (
             "[[services]]\nprotocol = 'tcp'\naddress = '192.0.2.10'\n",
             &[

@@ -20,7 +20,7 @@ pub enum CoreError {
     #[error("cannot find out which cores this process may use: look at its CPU affinity (`taskset -p`)")]
     Unknown,
     /// The machine does not have it, or this process may not use it.
-    #[error("{key}: core {core} is not available: this process may use {available}")]
+    #[error("core {core} is not available: choose among those that this process may use: {available}")]
     Unavailable {
         /// The key of the configuration.
         key: &'static str,
@@ -129,9 +129,10 @@ mod tests {
     #[test]
     fn missing_cores_are_named() {
         let error = Cores::plan(&config(None, Some(&[1, 9]), None), &[0, 1]).unwrap_err();
-        assert_eq!(error.to_string(), "workers.cores: core 9 is not available: this process may use 0, 1");
+        assert_eq!(error.to_string(), "core 9 is not available: choose among those that this process may use: 0, 1");
         let error = Cores::plan(&config(None, None, Some(7)), &[0, 1]).unwrap_err();
-        assert_eq!(error.to_string(), "daemon.control_core: core 7 is not available: this process may use 0, 1");
+        let CoreError::Unavailable { key, core, .. } = error else { panic!("{error}") };
+        assert_eq!((key, core), ("daemon.control_core", 7));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! Order of the end: API, workers, mirror interfaces, ports.
 
 pub mod cores;
+#[cfg(feature = "dpdk")]
+mod error;
 pub mod log;
 pub mod notify;
 #[cfg(feature = "dpdk")]
@@ -12,4 +14,6 @@ mod run;
 pub mod workers;
 
 #[cfg(feature = "dpdk")]
-pub use run::{DaemonError, Options, run};
+pub use error::DaemonError;
+#[cfg(feature = "dpdk")]
+pub use run::{Options, run};

@@ -9,18 +9,19 @@ use dataplane::shared::{Limits, Shared};
 use dataplane::steer::Rss;
 use dataplane::worker::{self, Worker, WorkerConfig};
 use dataplane::{PortId, WorkerId};
-use dpvs_api::{ApiError, Service};
+use dpvs_api::{Operation, Service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::cores::{self, CoreError, Cores};
+use super::cores::{self, Cores};
+use super::error::DaemonError;
 use super::log::Log;
 use super::notify::notify;
 use super::workers::Threads;
 use crate::config::{self, Config, ConfigErrors, reload};
 use crate::core::{Core, CoreHandle, Devices, Facts, Parts, PortFacts};
-use crate::kernel::{Kernel, KernelError, PortKernel};
-use crate::server::{self, BindError, Socket};
+use crate::kernel::{Kernel, PortKernel};
+use crate::server::{self, Socket};
 
 /// Frames that can be under way between workers and kernel, in each direction.
 const SLOW_PATH_FRAMES: usize = 1024;
@@ -43,40 +44,6 @@ pub struct Options {
     pub eal_args: Vec<String>,
 }
 
-/// Why the daemon does not start, or ended by itself. Each is one line with a remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// The configuration file is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigErrors),
-    /// A core cannot be had.
-    #[error(transparent)]
-    Core(#[from] CoreError),
-    /// The API's socket cannot be made.
-    #[error("daemon.socket: {0}")]
-    Socket(#[from] BindError),
-    /// DPDK or a port does not start.
-    #[error(transparent)]
-    Dpdk(#[from] StartError),
-    /// The kernel's side does not start.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// A service of the file cannot be applied.
-    #[error("services: {0}")]
-    Services(ApiError),
-    /// The system refuses something basic.
-    #[error("cannot {action}: {source}")]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Workers panicked or hang.
-    #[error("worker {0} failed: the lines above say where; please report them")]
-    Worker(String),
-}
-
 fn system(action: &'static str) -> impl Fn(std::io::Error) -> DaemonError {
     move |source| DaemonError::System { action, source }
 }
@@ -86,6 +53,15 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let started = Instant::now();
     let config = load(options)?;
     let log = Log::start(&config.daemon.log);
+    let text = std::fs::read_to_string(&options.config).unwrap_or_default();
+    let place = config.clone();
+    start(options, config, log, started).map_err(|error| match error.key(&place) {
+        Some(key) => ConfigErrors(vec![Config::locate(&options.config, &text, &key, error.to_string())]).into(),
+        None => error,
+    })
+}
+
+fn start(options: &Options, config: Config, log: Log, started: Instant) -> Result<(), DaemonError> {
     let cores = Cores::plan(&config, &cores::available()?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("start the control thread's event loop"))?;
@@ -111,7 +87,10 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let devices = devices(&dpdk);
     let (mut core, handle) =
         Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, facts });
-    core.apply(&reload::difference(&Config::default(), &config, &[])).await.map_err(DaemonError::Services)?;
+    core.apply(&[Operation::SetTimeouts { timeouts: config.timeouts }]).await.map_err(DaemonError::Services)?;
+    let add = |service: &Service| Operation::AddService { service: service.clone() };
+    let services: Vec<Operation> = config.services.iter().map(add).collect();
+    core.apply(&services).await.map_err(DaemonError::Services)?;
 
     let worker_config = WorkerConfig {
         connections: capacity,

@@ -185,7 +185,7 @@ fn timeout(seconds: u32) -> Result<(), String> {
 }
 
 /// Refuses addresses that no single host on the network can have.
-fn unicast(address: IpAddr, what: &str) -> Result<(), String> {
+pub(crate) fn unicast(address: IpAddr, what: &str) -> Result<(), String> {
     let kind = match address {
         _ if address.is_unspecified() => "unspecified",
         _ if address.is_multicast() => "multicast",

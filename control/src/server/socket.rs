@@ -21,7 +21,7 @@ pub enum BindError {
     #[error("there is no group '{0}': create it with groupadd, or name another for the API's socket")]
     NoSuchGroup(String),
     /// The system refused.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {source}: name a path in a folder that dpvsd may write to")]
     Io {
         /// What was tried, e.g. `listen at`.
         action: &'static str,
