@@ -189,8 +189,7 @@ mod tests {
             visited.push(worker);
         }
         let mut expected: Vec<_> = (1..=5).map(|n| ownership.owner(&tuple(CLIENT, 4711, vip(n), 80))).collect();
-        // No reply of these, it might be one of FULLNAT.
-        assert_eq!(visited.last(), Some(&ownership.owner(&reply)));
+        // If it is no reply of these it might be one of FULLNAT.
         expected.push(ownership.owner(&reply));
         expected.sort();
         expected.dedup();
