@@ -25,7 +25,7 @@ use crate::{PortId, WorkerId};
 /// Places in the ring from one worker to another.
 const STEER_RING: usize = 1024;
 /// Connections looked at for expiry per turn and family.
-const EXPIRE_BUDGET: usize = 64;
+const EXPIRE_BUDGET: usize = 256;
 /// Bit of a dump's cursor that says "IPv6".
 const V6_CURSOR: u64 = 1 << 63;
 

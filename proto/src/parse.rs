@@ -105,7 +105,7 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 pub const MAX_EXTENSION_BYTES: usize = 512;
 
 /// Looks at an Ethernet frame.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
     if frame.len() < ethernet::HEADER_LEN {
         return Err(ParseError::Truncated);
@@ -118,7 +118,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
 }
 
 /// Looks at the IPv4 packet at offset `l3` of `frame`.
-#[inline]
+#[inline(always)]
 pub fn parse_ipv4(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv4Addr>, ParseError> {
     let packet = frame.get(l3..).unwrap_or_default();
     let Some(header) = packet.first_chunk::<{ ipv4::HEADER_LEN }>() else {
@@ -153,7 +153,9 @@ pub fn parse_ipv4(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv4Addr>, ParseEr
         _ => Fragment::Later,
     };
     let protocol = Protocol(header[ipv4::PROTOCOL]);
-    let transport = Transport::parse(&packet[header_len..], protocol, fragment)?;
+    let payload = &packet[header_len..];
+    Transport::check(payload, protocol, fragment)?;
+    let transport = Transport::read(payload, protocol, fragment);
     if transport.has_ports && src == dst {
         return Err(ParseError::Martian);
     }
@@ -170,7 +172,7 @@ pub fn parse_ipv4(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv4Addr>, ParseEr
 }
 
 /// Looks at the IPv6 packet at offset `l3` of `frame`.
-#[inline]
+#[inline(always)]
 pub fn parse_ipv6(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv6Addr>, ParseError> {
     let packet = frame.get(l3..).unwrap_or_default();
     let Some(header) = packet.first_chunk::<{ ipv6::HEADER_LEN }>() else {
@@ -193,7 +195,9 @@ pub fn parse_ipv6(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv6Addr>, ParseEr
     } else {
         Chain { protocol: Protocol(header[ipv6::NEXT_HEADER]), end: ipv6::HEADER_LEN, fragment: Fragment::None }
     };
-    let transport = Transport::parse(&packet[chain.end..], chain.protocol, chain.fragment)?;
+    let payload = &packet[chain.end..];
+    Transport::check(payload, chain.protocol, chain.fragment)?;
+    let transport = Transport::read(payload, chain.protocol, chain.fragment);
     if transport.has_ports && src == dst {
         return Err(ParseError::Martian);
     }
@@ -311,14 +315,13 @@ struct Transport {
 }
 
 impl Transport {
-    /// Looks at `payload`, which is what follows the IP header up to the end of the IP packet.
+    /// Checks `payload`, which is what follows the IP header up to the end of the IP packet.
     ///
     /// A first fragment must hold the whole header: one that does not is an attack (RFC 1858, RFC 7112).
     #[inline(always)]
-    fn parse(payload: &[u8], protocol: Protocol, fragment: Fragment) -> Result<Transport, ParseError> {
-        const NONE: Transport = Transport { sport: 0, dport: 0, flags: tcp::Flags(0), has_ports: false };
+    fn check(payload: &[u8], protocol: Protocol, fragment: Fragment) -> Result<(), ParseError> {
         if fragment == Fragment::Later {
-            return Ok(NONE);
+            return Ok(());
         }
         match protocol {
             Protocol::TCP => {
@@ -327,12 +330,6 @@ impl Transport {
                 if header_len < tcp::HEADER_LEN || header_len > payload.len() {
                     return Err(ParseError::BadTcpHeader);
                 }
-                Ok(Transport {
-                    sport: get_u16(header, tcp::SPORT),
-                    dport: get_u16(header, tcp::DPORT),
-                    flags: tcp::Flags(header[tcp::FLAGS]),
-                    has_ports: true,
-                })
             }
             Protocol::UDP => {
                 let header = payload.first_chunk::<{ udp::HEADER_LEN }>().ok_or(ParseError::Truncated)?;
@@ -341,14 +338,22 @@ impl Transport {
                 if len < udp::HEADER_LEN || (len > payload.len() && fragment == Fragment::None) {
                     return Err(ParseError::BadUdpLength);
                 }
-                Ok(Transport {
-                    sport: get_u16(header, udp::SPORT),
-                    dport: get_u16(header, udp::DPORT),
-                    flags: tcp::Flags(0),
-                    has_ports: true,
-                })
             }
-            _ => Ok(NONE),
+            _ => {}
         }
+        Ok(())
+    }
+
+    /// Reads from a payload that [`check`](Self::check) accepted. Apart from it, so that no result goes through memory.
+    #[inline(always)]
+    fn read(payload: &[u8], protocol: Protocol, fragment: Fragment) -> Transport {
+        let is_tcp = protocol == Protocol::TCP;
+        let has_ports = fragment != Fragment::Later && (is_tcp || protocol == Protocol::UDP);
+        if !has_ports {
+            return Transport { sport: 0, dport: 0, flags: tcp::Flags(0), has_ports };
+        }
+        // TCP and UDP have their ports at the same place.
+        let flags = tcp::Flags(if is_tcp { payload[tcp::FLAGS] } else { 0 });
+        Transport { sport: get_u16(payload, tcp::SPORT), dport: get_u16(payload, tcp::DPORT), flags, has_ports }
     }
 }
