@@ -46,6 +46,8 @@ pub enum Resolution {
         port: PortId,
         /// The neighbour to be resolved.
         next_hop: IpAddr,
+        /// Largest IP packet in bytes that fits.
+        mtu: u16,
     },
     /// No route leads out of a port of ours.
     NoRoute,
@@ -199,7 +201,7 @@ impl Fib {
         let mtu = route.mtu.unwrap_or(info.mtu).min(info.mtu);
         match self.by_next_hop.get(&(hop.port, next_hop, mtu)) {
             Some(&id) => Resolution::Ready(id),
-            None => Resolution::Unresolved { port: hop.port, next_hop },
+            None => Resolution::Unresolved { port: hop.port, next_hop, mtu },
         }
     }
 

@@ -172,7 +172,7 @@ fn relay<Io: WorkerIo, A: Ip>(
         }
         ForwardMode::DirectRouting => {}
         ForwardMode::Tunnel => {
-            let ip_id = pipeline.next_ip_id();
+            let ip_id = pipeline.next_ip_id() as u16;
             if !tun::encapsulate(&mut job.packet, job.ip.len, conn.laddr, conn.daddr, ip_id) {
                 return Verdict::Drop(DropReason::NoBuffer);
             }
@@ -234,7 +234,7 @@ fn relay_from_tunnel<Io: WorkerIo, A: Ip>(
         (Family::V4, icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
             (rest & 0xffff).saturating_sub(overhead)
         }
-        (Family::V6, icmpv6::PACKET_TOO_BIG, _) => rest.saturating_sub(overhead),
+        (Family::V6, icmpv6::PACKET_TOO_BIG, _) => rest.saturating_sub(overhead).max(A::MIN_MTU.into()),
         _ => 0,
     };
     count(pipeline, &conn, Side::Inbound, job.ip.len);

@@ -20,6 +20,8 @@ pub struct Tables {
 pub trait Ip: Address {
     /// Length of a header without options.
     const HEADER_LEN: usize;
+    /// What every link must carry in one packet, in bytes.
+    const MIN_MTU: u16;
     /// Offset of the source address.
     const SRC: usize;
     /// Offset of the destination address.
@@ -50,6 +52,7 @@ pub trait Ip: Address {
 
 impl Ip for Ipv4Addr {
     const HEADER_LEN: usize = ipv4::HEADER_LEN;
+    const MIN_MTU: u16 = 68; // RFC 791 section 3.2
     const SRC: usize = ipv4::SRC;
     const DST: usize = ipv4::DST;
     const ETHER_TYPE: u16 = 0x0800;
@@ -104,6 +107,7 @@ impl Ip for Ipv4Addr {
 
 impl Ip for Ipv6Addr {
     const HEADER_LEN: usize = ipv6::HEADER_LEN;
+    const MIN_MTU: u16 = ipv6::MIN_MTU as u16;
     const SRC: usize = ipv6::SRC;
     const DST: usize = ipv6::DST;
     const ETHER_TYPE: u16 = 0x86dd;

@@ -10,6 +10,7 @@ pub mod conn;
 pub mod counters;
 pub mod fib;
 pub mod forward;
+mod fragment;
 mod icmp;
 pub mod io;
 pub mod ip;

@@ -1,11 +1,10 @@
-//! The way out: transmit queues, fragments, and packets that wait for their next hop.
+//! The way out: transmit queues, and packets that wait for their next hop.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 
 use arrayvec::ArrayVec;
-use proto::checksum::Sum;
-use proto::{ethernet, ipv4};
+use proto::ethernet;
 
 use crate::PortId;
 use crate::conn::{TICKS_PER_SECOND, Tick};
@@ -38,6 +37,8 @@ struct Waiting<P> {
     dst: IpAddr,
     /// Chooses among several next hops, as it did before.
     flow: u32,
+    /// It is a tunnel packet that may be fragmented although its header does not say so.
+    is_fragmentable: bool,
     deadline: Tick,
 }
 
@@ -54,6 +55,7 @@ impl<P> Output<P> {
 
 impl<Io: WorkerIo> Pipeline<Io> {
     /// Queues a finished frame.
+    #[inline(always)]
     pub(crate) fn transmit(&mut self, port: PortId, packet: Io::Packet) {
         let queue = &mut self.output.queues[usize::from(port.0)];
         queue.push(packet);
@@ -89,44 +91,6 @@ impl<Io: WorkerIo> Pipeline<Io> {
         queue.clear();
     }
 
-    /// Sends an IPv4 packet, Ethernet header included, in fragments of at most `mtu` bytes each (RFC 791 section 3.2).
-    pub(crate) fn transmit_fragments(&mut self, port: PortId, packet: Io::Packet, mtu: u16) {
-        let frame = packet.data();
-        let ip = &frame[ethernet::HEADER_LEN..];
-        let header_len = usize::from(ip[0] & 0x0f) * 4;
-        let total_len = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-        let first_offset = u16::from_be_bytes([ip[6], ip[7]]);
-        let payload = &ip[header_len..total_len];
-        // All but the last carry a multiple of 8 bytes.
-        let step = (usize::from(mtu).saturating_sub(header_len)) & !7;
-        if step == 0 {
-            return self.count_drop(DropReason::TooBig);
-        }
-        for (index, part) in payload.chunks(step).enumerate() {
-            let Some(mut fragment) = self.io.allocate() else { return self.count_drop(DropReason::NoBuffer) };
-            let ip_len = header_len + part.len();
-            if !fragment.append(ethernet::HEADER_LEN + ip_len) {
-                return self.count_drop(DropReason::NoBuffer);
-            }
-            let out = fragment.data_mut();
-            out[..ethernet::HEADER_LEN + header_len].copy_from_slice(&frame[..ethernet::HEADER_LEN + header_len]);
-            out[ethernet::HEADER_LEN + header_len..].copy_from_slice(part);
-            let header = &mut out[ethernet::HEADER_LEN..ethernet::HEADER_LEN + header_len];
-            if index > 0 {
-                drop_uncopied_options(&mut header[ipv4::HEADER_LEN..]);
-            }
-            let is_last = index * step + part.len() == payload.len();
-            let more = if is_last { first_offset & ipv4::MORE_FRAGMENTS } else { ipv4::MORE_FRAGMENTS };
-            let offset = (first_offset & ipv4::OFFSET_MASK) + (index * step / 8) as u16;
-            header[2..4].copy_from_slice(&(ip_len as u16).to_be_bytes());
-            header[6..8].copy_from_slice(&(more | offset).to_be_bytes());
-            header[ipv4::CHECKSUM..ipv4::CHECKSUM + 2].fill(0);
-            let checksum = Sum::ZERO.add_bytes(header).finish();
-            header[ipv4::CHECKSUM..ipv4::CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
-            self.transmit(port, fragment);
-        }
-    }
-
     /// Keeps a packet until its next hop is known and asks the kernel to find it.
     pub(crate) fn wait<A: Ip>(&mut self, job: Job<Io::Packet, A>) {
         let Some((port, next_hop, dst)) = job.waits_for else { return self.count_drop(DropReason::NoRoute) };
@@ -145,6 +109,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             next_hop,
             dst,
             flow: job.hash as u32,
+            is_fragmentable: job.fragment_mtu.is_some(),
             deadline: Tick(self.now.0 + WAIT_TICKS),
         });
     }
@@ -169,13 +134,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 Resolution::Ready(adjacency) => {
                     let adjacency = *fib.adjacency(adjacency);
                     address_frame(waiting.packet.data_mut(), &adjacency.dst_mac, &adjacency.src_mac);
-                    self.transmit_fitting(adjacency.port, waiting.packet, adjacency.mtu);
+                    self.transmit_fitting(adjacency.port, waiting.packet, adjacency.mtu, waiting.is_fragmentable);
                 }
                 Resolution::NoRoute => self.count_drop(DropReason::NoRoute),
                 Resolution::Unresolved { .. } if self.now >= waiting.deadline => {
                     self.count_drop(DropReason::NeighbourUnresolved);
                 }
-                Resolution::Unresolved { port, next_hop } => {
+                Resolution::Unresolved { port, next_hop, .. } => {
                     let is_new = (port, next_hop) != (waiting.port, waiting.next_hop);
                     // Packets that wait for the same neighbour mostly follow each other; one request is enough.
                     if (asks_again || is_new) && asked != Some((port, next_hop)) {
@@ -188,14 +153,14 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
     }
 
-    /// Sends a packet whose size could not be checked before its way was known.
-    fn transmit_fitting(&mut self, port: PortId, packet: Io::Packet, mtu: u16) {
+    /// Sends a packet whose way may have become narrower since its size was checked.
+    fn transmit_fitting(&mut self, port: PortId, packet: Io::Packet, mtu: u16, is_fragmentable: bool) {
         let ip = &packet.data()[ethernet::HEADER_LEN..];
         let is_v4 = ip[0] >> 4 == 4;
         let is_padded = packet.data().len() <= ethernet::MIN_FRAME_LEN;
         if is_padded || ip.len() <= usize::from(mtu) {
             self.transmit(port, packet);
-        } else if is_v4 && Ipv4Addr::may_fragment(ip) {
+        } else if is_fragmentable || is_v4 && Ipv4Addr::may_fragment(ip) {
             self.transmit_fragments(port, packet, mtu);
         } else {
             self.count_drop(DropReason::TooBig);
@@ -205,24 +170,5 @@ impl<Io: WorkerIo> Pipeline<Io> {
     /// How many packets wait for a neighbour.
     pub fn waiting(&self) -> usize {
         self.output.waiting.len()
-    }
-}
-
-/// Overwrites with "no operation" the options that only the first fragment carries (RFC 791 section 3.1: copied flag 0).
-fn drop_uncopied_options(options: &mut [u8]) {
-    let mut at = 0;
-    while at < options.len() {
-        let len = match options[at] {
-            0 => return,
-            1 => 1,
-            _ => match options.get(at + 1) {
-                Some(&len) if len >= 2 && at + usize::from(len) <= options.len() => usize::from(len),
-                _ => return,
-            },
-        };
-        if options[at] & 0x80 == 0 {
-            options[at..at + len].fill(1);
-        }
-        at += len;
     }
 }

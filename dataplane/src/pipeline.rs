@@ -68,8 +68,8 @@ pub struct Pipeline<Io: WorkerIo> {
     pub(crate) output: Output<Io::Packet>,
     pub(crate) icmp_limit: RateLimit,
     pub(crate) now: Tick,
-    /// Identification of the last tunnel header.
-    ip_id: u16,
+    /// Identification of the last tunnel header or IPv6 fragment.
+    ip_id: u32,
     punt_limit: RateLimit,
     resolution_punt_limit: RateLimit,
 }
@@ -99,7 +99,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             links,
             ownership,
             now,
-            ip_id: (seed[1] as u16).wrapping_add(id.0),
+            ip_id: (seed[1] as u32).wrapping_add(id.0.into()),
             icmp_limit: RateLimit::new(ICMP_RATE, ICMP_BURST),
             punt_limit: RateLimit::new(PUNT_RATE, PUNT_RATE / 10),
             resolution_punt_limit: RateLimit::new(RESOLUTION_PUNT_RATE, RESOLUTION_PUNT_RATE / 5),
@@ -207,9 +207,11 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// A packet from the client of a known connection.
+    #[inline(always)]
     fn inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
         let conn = A::table(&mut self.tables).get(id);
-        let reopens = job.ip.flags.contains(tcp::Flags::SYN) && matches!(conn.state, State::TimeWait | State::Close);
+        let is_opening = job.ip.flags.contains(tcp::Flags::SYN) && !job.ip.flags.contains(tcp::Flags::RST);
+        let reopens = is_opening && matches!(conn.state, State::TimeWait | State::Close);
         if reopens {
             // The client reuses its port before the old connection has timed out: schedule anew (conn_reuse_mode 1).
             let ended = A::table(&mut self.tables).remove(id);
@@ -251,7 +253,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             ForwardMode::DirectRouting => {}
             ForwardMode::Tunnel => {
                 let (source, daddr) = (conn.laddr, conn.daddr);
-                let ip_id = self.next_ip_id();
+                let ip_id = self.next_ip_id() as u16;
                 if !tun::encapsulate(&mut job.packet, job.ip.len, source, daddr, ip_id) {
                     return Verdict::Drop(DropReason::NoBuffer);
                 }
@@ -378,10 +380,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
     }
 
-    /// Identification for a tunnel header. Workers share source and destination, so each has numbers of its own:
-    /// fragments of different packets must not be put together (RFC 6864).
-    pub(crate) fn next_ip_id(&mut self) -> u16 {
-        self.ip_id = self.ip_id.wrapping_add(self.shared.limits.workers as u16);
+    /// Identification for a tunnel header, of which IPv4 uses the low half. Workers share source and destination, so
+    /// each has numbers of its own: fragments of different packets must not be put together (RFC 6864).
+    pub(crate) fn next_ip_id(&mut self) -> u32 {
+        self.ip_id = self.ip_id.wrapping_add(self.shared.limits.workers as u32);
         self.ip_id
     }
 
@@ -415,7 +417,7 @@ pub(crate) enum Way {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Hop {
     Ready(AdjacencyId),
-    Unresolved { port: PortId, next_hop: IpAddr, dst: IpAddr },
+    Unresolved { port: PortId, next_hop: IpAddr, dst: IpAddr, mtu: u16 },
 }
 
 /// Resolves `dst` unless `cached` holds the answer, and keeps the answer there.
@@ -423,8 +425,8 @@ fn way<A: Ip>(cached: &mut AdjacencyId, fib: &Fib, dst: A, flow: u64) -> Way {
     if *cached == AdjacencyId::NONE {
         match fib.resolve(dst, flow as u32) {
             Resolution::Ready(adjacency) => *cached = adjacency,
-            Resolution::Unresolved { port, next_hop } => {
-                return Way::Hop(Hop::Unresolved { port, next_hop, dst: dst.into() });
+            Resolution::Unresolved { port, next_hop, mtu } => {
+                return Way::Hop(Hop::Unresolved { port, next_hop, dst: dst.into(), mtu });
             }
             Resolution::NoRoute => return Way::None,
         }
@@ -451,18 +453,24 @@ pub(crate) fn way_to_client<A: Ip>(conn: &mut Conn<A>, fib: &Fib, flow: u64) -> 
     way(&mut conn.to_client, fib, caddr, flow)
 }
 
-/// Checks that the packet with `overhead` more bytes fits its way out; if it may be fragmented, notes that it must be.
+/// Checks that the packet with `overhead` more bytes of a tunnel fits its way out; if it may be fragmented, notes that it
+/// must be.
 pub(crate) fn fit<P: PacketBuf, A: Ip>(
     job: &mut Job<P, A>,
     fib: &Fib,
     way: Way,
     overhead: u16,
 ) -> Result<(), (IcmpError, DropReason)> {
-    let Way::Hop(Hop::Ready(adjacency)) = way else { return Ok(()) };
-    let mtu = fib.adjacency(adjacency).mtu;
+    let mtu = match way {
+        Way::Hop(Hop::Ready(adjacency)) => fib.adjacency(adjacency).mtu,
+        Way::Hop(Hop::Unresolved { mtu, .. }) => mtu,
+        Way::None => return Ok(()),
+    };
     if u32::from(job.ip.len) + u32::from(overhead) > u32::from(mtu) {
-        if !A::may_fragment(&job.packet.data()[job.ip.l3.into()..]) {
-            return Err((IcmpError::TooBig(mtu.saturating_sub(overhead)), DropReason::TooBig));
+        // What every link must carry is not too big for a tunnel either: its packets are fragmented (RFC 2473 section 7.1).
+        let is_small = overhead > 0 && job.ip.len <= A::MIN_MTU;
+        if !is_small && !A::may_fragment(&job.packet.data()[job.ip.l3.into()..]) {
+            return Err((IcmpError::TooBig(mtu.saturating_sub(overhead).max(A::MIN_MTU)), DropReason::TooBig));
         }
         job.fragment_mtu = Some(mtu);
     }
@@ -482,7 +490,7 @@ pub(crate) fn send<P: PacketBuf>(
             address_frame(packet.data_mut(), &adjacency.dst_mac, &adjacency.src_mac);
             Verdict::Transmit(adjacency.port)
         }
-        Way::Hop(Hop::Unresolved { port, next_hop, dst }) => {
+        Way::Hop(Hop::Unresolved { port, next_hop, dst, .. }) => {
             *waits_for = Some((port, next_hop, dst));
             Verdict::Wait
         }

@@ -24,7 +24,8 @@ use crate::{PortId, WorkerId};
 
 /// Places in the ring from one worker to another.
 const STEER_RING: usize = 1024;
-/// Connections looked at for expiry per turn and family.
+/// Connections looked at for expiry per turn and family. Each is looked at about twice before it ends, and a turn can
+/// begin a burst of them per port.
 const EXPIRE_BUDGET: usize = 256;
 /// Bit of a dump's cursor that says "IPv6".
 const V6_CURSOR: u64 = 1 << 63;

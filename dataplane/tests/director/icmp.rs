@@ -142,6 +142,33 @@ fn too_big() {
     }
 }
 
+/// No sender of IPv6 need make packets smaller than 1280 bytes: a tunnel that has less room left is fragmented (RFC 2473
+/// section 7.1).
+#[test]
+fn a_narrow_ipv6_tunnel_is_fragmented() {
+    let family = Family::V6;
+    for mtu in [1280, 1281, 1300, 1319, 1320] {
+        let mut director = Director::new(Setup::workers(2), vec![service(1, family, Protocol::UDP, Tunnel, &[1])]);
+        director.rewire(|network| network.mtu[1] = mtu);
+        let packet = udp(client(family, 9), virt(family, 1));
+        for (i, len) in [100, 1239, 1240, 1241, 1279, 1280].into_iter().enumerate() {
+            let packet = packet.clone().with_payload((0..len - 48).map(|n| n as u8).collect());
+            let sent = director.receive(i % 2, CLIENTS, &packet);
+            let fragments: Vec<SeenIp> = sent.iter().map(|s| s.seen().ip).collect();
+            assert_eq!(fragments.len(), if len + 40 > usize::from(mtu) { 2 } else { 1 }, "{len} bytes over {mtu}");
+            assert!(fragments.iter().all(|f| f.bytes.len() <= usize::from(mtu)));
+            let outer = if fragments.len() > 1 { reassemble(&fragments) } else { fragments[0].clone() };
+            assert_eq!(outer.dst.ip(), server(family, 1));
+            assert_eq!(outer.innermost().bytes, packet.with_ttl(63).ip(), "{len} bytes over {mtu}");
+        }
+        let large = packet.with_payload(vec![1; 1281 - 48]);
+        let sent = director.receive(0, CLIENTS, &large);
+        assert_error(&sent, CLIENTS, vip(family, 1), TOO_BIG, 1280, &large);
+        assert_eq!(director.drops(), [(DropReason::TooBig, 1)]);
+        director.finish();
+    }
+}
+
 #[test]
 fn fragments_are_made_where_allowed() {
     for mode in MODES {
@@ -307,8 +334,14 @@ fn an_error_about_a_tunnel_packet_becomes_one_about_the_clients() {
                 let packet = opening(protocol, from, to).with_payload(vec![4; 900]);
                 let (_, seen) = director.forward(0, CLIENTS, &packet);
                 let (outer, overhead) = (seen.ip, if family == Family::V4 { 20 } else { 40 });
-                for (kind, rest, expected) in [(TOO_BIG, 1400, 1400 - overhead), (TOO_BIG, 0, 0), (TIME_EXCEEDED, 0, 0)]
-                {
+                // No less than what IPv6 must carry.
+                let least = if family == Family::V4 { 0 } else { 1280 };
+                for (kind, rest, expected) in [
+                    (TOO_BIG, 1400, 1400 - overhead),
+                    (TOO_BIG, 1300, least.max(1300 - overhead)),
+                    (TOO_BIG, 0, least),
+                    (TIME_EXCEEDED, 0, 0),
+                ] {
                     let (router, (kind, code)) = (on_server_link(family, 97), of(kind, family));
                     let quote = &outer.bytes[..500];
                     let error = icmp(router, outer.src.ip(), (kind, code, rest), quote);

@@ -102,7 +102,10 @@ fn waiting_packets_are_held_to_the_mtu() {
         });
         let mut large = udp(client(Family::V4, 9), virt(Family::V4, 1)).with_payload(vec![5; 1200]);
         large.dont_fragment = dont_fragment;
-        director.receive(0, CLIENTS, &large);
+        let answers = director.receive(0, CLIENTS, &large);
+        // The MTU is the port's, whoever the neighbour: the client is told without waiting.
+        assert_eq!(answers.len(), usize::from(dont_fragment), "{mode:?}");
+        assert!(answers.iter().all(|answer| answer.port == CLIENTS));
         director.rewire(|network| network.unresolved.clear());
         let sent = director.run();
         if dont_fragment {
@@ -112,6 +115,36 @@ fn waiting_packets_are_held_to_the_mtu() {
             assert!(fragments.iter().all(|f| f.bytes.len() <= 1000));
             let whole = check::reassemble(&fragments);
             assert_eq!(whole.innermost().payload, large.payload, "{mode:?}");
+        }
+        director.settle();
+    }
+}
+
+/// The MTU shrinks while the packet waits.
+#[test]
+fn waiting_packets_meet_a_smaller_mtu() {
+    for (family, mode, dont_fragment) in
+        [(Family::V4, Nat, true), (Family::V4, Nat, false), (Family::V4, Tunnel, false), (Family::V6, Tunnel, true)]
+    {
+        let mut director = Director::new(Setup::workers(1), vec![service(1, family, Protocol::UDP, mode, &[1])]);
+        director.rewire(|network| {
+            network.mtu[1] = 1310;
+            network.unresolved.push(server(family, 1));
+        });
+        let mut large = udp(client(family, 9), virt(family, 1)).with_payload(vec![5; 1280 - 48]);
+        large.dont_fragment = dont_fragment;
+        assert!(director.receive(0, CLIENTS, &large).is_empty());
+        director.rewire(|network| {
+            network.mtu[1] = 1000;
+            network.unresolved.clear();
+        });
+        let sent = director.run();
+        if (family, dont_fragment) == (Family::V4, true) {
+            assert_eq!((sent.len(), director.drops()), (0, vec![(DropReason::TooBig, 1)]));
+        } else {
+            let fragments: Vec<_> = sent.iter().map(|s| s.seen().ip).collect();
+            assert!(fragments.iter().all(|f| f.bytes.len() <= 1000));
+            assert_eq!(check::reassemble(&fragments).innermost().payload, large.payload, "{family:?} {mode:?}");
         }
         director.settle();
     }

@@ -350,6 +350,45 @@ fn only_a_syn_opens_a_tcp_connection() {
     }
 }
 
+/// A full burst of new connections in every turn: as many end as begin.
+#[test]
+fn expiry_keeps_up_with_a_flood() {
+    const SECONDS: u32 = 40;
+    const TICKS: u32 = SECONDS * dataplane::conn::TICKS_PER_SECOND;
+    let setup = Setup { connections: 1 << 16, ..Setup::workers(1) };
+    let mut director = Director::new(setup, vec![service(1, Family::V4, Protocol::UDP, DirectRouting, &[1])]);
+    director.settings.timeouts.set_udp(SECONDS);
+    director.publish();
+    let mut most = 0;
+    for turn in 0..4 * TICKS {
+        for n in 0..64 {
+            let client = std::net::SocketAddr::new(
+                on_client_link(Family::V4, 2 + (turn % 250) as u8),
+                n + 64 * (turn / 250) as u16 + 1,
+            );
+            director.arrive(0, CLIENTS, &frame_for(CLIENTS, &udp(client, virt(Family::V4, 1))));
+        }
+        director.now.0 += 1;
+        assert_eq!(director.turn_of(0), 64);
+        director.take_sent();
+        most = most.max(director.total(|c| c.table_entries.get()));
+    }
+    assert!(most < u64::from(64 * TICKS * 3 / 2), "{most} connections");
+    director.settle();
+}
+
+/// A reset is none of a new connection's packets, whatever else it says.
+#[test]
+fn a_reset_reopens_nothing() {
+    let mut director = Director::new(Setup::workers(1), vec![service(1, Family::V4, Protocol::TCP, Nat, &[1])]);
+    let (from, to) = (client(Family::V4, 1), virt(Family::V4, 1));
+    assert!(establish(&mut director, 1));
+    reset(&mut director, 1);
+    director.forward(0, CLIENTS, &tcp(from, to, Flags::RST | Flags::SYN));
+    assert_eq!(director.connection().state, State::Close);
+    director.finish();
+}
+
 #[test]
 fn a_full_table_refuses_new_connections_only() {
     for family in FAMILIES {

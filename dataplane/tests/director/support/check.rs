@@ -53,6 +53,7 @@ const IPIP: u8 = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const IPV6: u8 = 41;
+const FRAGMENT: u8 = 44;
 const ICMPV6: u8 = 58;
 
 fn word(bytes: &[u8], at: usize) -> u16 {
@@ -139,8 +140,16 @@ fn check_ip(bytes: &[u8], is_whole: bool) -> SeenIp {
             protocol = bytes[end];
             end += 8 + 8 * usize::from(bytes[end + 1]);
         }
+        fragment = match protocol {
+            FRAGMENT if is_whole => {
+                assert_eq!(bytes[end + 1], 0, "reserved byte of the fragment header");
+                let field = word(bytes, end + 2);
+                end += 8;
+                (usize::from(field & !7), field & 1 != 0)
+            }
+            _ => (0, false),
+        };
         header_len = end;
-        fragment = (0, false);
         options_from = 40;
     }
     let is_cut = bytes.len() < declared;
@@ -198,14 +207,23 @@ pub fn reassemble(fragments: &[SeenIp]) -> SeenIp {
     let mut sorted = fragments.to_vec();
     sorted.sort_by_key(|f| f.fragment.0);
     let first = &sorted[0];
+    let is_v4 = first.src.is_ipv4();
     let header_len = first.bytes.len() - first.payload.len();
     let mut bytes = first.bytes[..header_len].to_vec();
     for (i, part) in sorted.iter().enumerate() {
         assert_eq!(part.fragment.0, bytes.len() - header_len, "fragments follow each other");
         assert_eq!(part.fragment.1, i + 1 < sorted.len(), "all but the last say that more follow");
-        assert_eq!(word(&part.bytes, 4), word(&first.bytes, 4), "identification");
+        let id_at = if is_v4 { 4..6 } else { 44..48 };
+        assert_eq!(part.bytes[id_at.clone()], first.bytes[id_at], "identification");
         assert_eq!((part.src, part.dst, part.protocol, part.ttl), (first.src, first.dst, first.protocol, first.ttl));
         bytes.extend(&part.payload);
+    }
+    if !is_v4 {
+        let headers: Vec<u8> = bytes.drain(40..48).collect();
+        bytes[6] = headers[0];
+        let payload_len = bytes.len() as u16 - 40;
+        bytes[4..6].copy_from_slice(&payload_len.to_be_bytes());
+        return check_ip(&bytes, true);
     }
     let total_len = bytes.len() as u16;
     bytes[2..4].copy_from_slice(&total_len.to_be_bytes());

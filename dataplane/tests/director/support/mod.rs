@@ -342,7 +342,10 @@ impl Director {
             }
         }
         self.frames_out += sent.len() as u64;
-        let is_extra = |s: &&Sent| s.frame[12..14] == [8, 0] && s.frame[20..22].iter().any(|&b| b & 0x1f != 0);
+        let is_extra = |s: &&Sent| match s.frame[12..14] {
+            [8, 0] => s.frame[20] & 0x1f != 0 || s.frame[21] != 0,
+            _ => s.frame[20] == 44 && (s.frame[56] != 0 || s.frame[57] & !7 != 0),
+        };
         self.extra_fragments += sent.iter().filter(is_extra).count() as u64;
         sent
     }
