@@ -1,7 +1,7 @@
 //! The packet's way, top to bottom.
 //!
 //! ```text
-//! burst → parse → steer → lookup → [schedule] → track → rewrite → output
+//! burst → parse → lookup → [steer | schedule] → route → track → rewrite → output
 //! ```
 //!
 //! The stages up to lookup take the whole burst, so that the cache misses of one packet overlap with the others' work:
