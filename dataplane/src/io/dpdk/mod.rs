@@ -158,9 +158,9 @@ impl Dpdk {
 
         let mut ios: Vec<Vec<WorkerQueues>> = std::iter::repeat_with(Vec::new).take(workers).collect();
         let mut started = Vec::new();
-        for (options, device) in ports.iter().zip(devices) {
+        for ((options, config), device) in ports.iter().zip(port_configs(ports, workers)).zip(devices) {
             let in_port = |reason| StartError::Port { port: options.name.clone(), reason };
-            let (port, rx, tx) = device.start(&port_config(options, workers), &pool).map_err(in_port)?;
+            let (port, rx, tx) = device.start(&config, &pool).map_err(in_port)?;
             let facts = PortFacts {
                 name: options.name.clone(),
                 device: options.device.clone(),
@@ -245,10 +245,13 @@ impl Dpdk {
     }
 }
 
-fn port_config(options: &PortOptions, workers: usize) -> PortConfig {
-    // A random key, so that nobody outside can aim at one worker.
+/// What to ask of each port.
+fn port_configs(ports: &[PortOptions], workers: usize) -> Vec<PortConfig> {
+    // One key for all ports, so that a connection has one worker whichever port its packets come in by; random, so that
+    // nobody outside can aim at one worker.
     let random = RandomState::new();
-    PortConfig {
+    let rss_key = std::array::from_fn(|i| random.hash_one(i) as u8);
+    let config = |options: &PortOptions| PortConfig {
         rx_queues: options.queues,
         tx_queues: workers as u16,
         rx_descriptors: options.rx_descriptors,
@@ -256,8 +259,9 @@ fn port_config(options: &PortOptions, workers: usize) -> PortConfig {
         mtu: options.mtu,
         mac: options.mac,
         promiscuous: options.promiscuous,
-        rss_key: std::array::from_fn(|i| random.hash_one(i) as u8),
-    }
+        rss_key,
+    };
+    ports.iter().map(config).collect()
 }
 
 impl DpdkIo {

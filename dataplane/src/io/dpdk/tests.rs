@@ -1,6 +1,6 @@
-//! What the tests of this module share.
+//! What the tests of this module share, and the test of what ports are asked for.
 
-use super::{EalOptions, Hugepages, PortOptions};
+use super::{EalOptions, Hugepages, PortOptions, port_configs};
 
 pub(super) fn eal_options() -> EalOptions {
     EalOptions {
@@ -25,4 +25,13 @@ pub(super) fn port_options(name: &str, device: &str) -> PortOptions {
         mac: None,
         promiscuous: false,
     }
+}
+
+#[test]
+fn ports_share_a_random_rss_key() {
+    let ports = [port_options("a", "3b:00.0"), port_options("b", "3b:00.1")];
+    let [a, b] = port_configs(&ports, 2).try_into().unwrap();
+    assert_eq!(a.rss_key, b.rss_key);
+    assert_ne!(a.rss_key, port_configs(&ports, 2)[0].rss_key);
+    assert!(a.rss_key.iter().any(|&byte| byte != a.rss_key[0]));
 }
