@@ -9,7 +9,7 @@ use dataplane::shared::{Limits, Shared};
 use dataplane::steer::Rss;
 use dataplane::worker::{self, Worker, WorkerConfig};
 use dataplane::{PortId, WorkerId};
-use dpvs_api::{Operation, Service};
+use dpvs_api::{ApiError, Connection, Operation, Service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -34,6 +34,9 @@ const FRAMES_PER_RING: usize = 1024;
 const FULL_RINGS: usize = 4;
 /// How often a draining daemon looks whether connections are left.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Connections looked at in one go meanwhile.
+const DRAIN_PAGE: usize = 1000;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -211,22 +214,35 @@ impl Supervisor<'_> {
             worker = threads.ended() => return Err(DaemonError::Worker(worker.to_string())),
             name = signals.end.next() => tracing::info!("{name} again: not waiting any longer"),
             left = tokio::time::timeout(patience, self.drain()) => match left {
-                Ok(()) => tracing::info!("drained: no connection is left"),
-                Err(_) => tracing::warn!("drain_timeout is over: connections that are left break"),
+                Ok(()) => tracing::info!("drained: no connection is open"),
+                Err(_) => tracing::warn!("drain_timeout is over: connections that are open break"),
             },
         }
         Ok(())
     }
 
-    /// Refuses new connections and waits until none is left.
+    /// Refuses new connections and waits until none is open.
     async fn drain(&self) {
         if self.handle.drain().await.is_err() {
             return;
         }
-        while let Ok(status) = self.handle.status().await
-            && status.connections > 0
-        {
+        while self.has_open_connections().await.unwrap_or(false) {
             tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
+    }
+
+    /// Whether packets that matter may still come. The search ends at the first such connection.
+    async fn has_open_connections(&self) -> Result<bool, ApiError> {
+        let mut cursor = None;
+        loop {
+            let page = self.handle.connections(cursor, DRAIN_PAGE).await?;
+            if page.connections.iter().any(is_open) {
+                return Ok(true);
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(false);
+            }
         }
     }
 
@@ -267,6 +283,11 @@ impl Supervisor<'_> {
         tracing::info!("reloaded {}: {changes} changes of services and timeouts", self.options.config.display());
         self.file = new;
     }
+}
+
+/// False once both sides have closed: what is left only waits for stray packets, two minutes by default.
+fn is_open(connection: &Connection) -> bool {
+    !["TIME_WAIT", "CLOSE"].contains(&connection.state.as_str())
 }
 
 fn start_dpdk(config: &Config, cores: &Cores) -> Result<(Dpdk, Vec<DpdkIo>), StartError> {
@@ -389,4 +410,33 @@ fn summary(config: &Config, cores: &Cores, dpdk: &Dpdk) -> String {
         config.daemon.socket.display(),
         Dpdk::version(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use dpvs_api::{ForwardMode, Protocol};
+    use proto::state::State;
+
+    use super::*;
+
+    #[test]
+    fn a_drain_waits_for_open_connections_only() {
+        let address = ([192, 0, 2, 1], 80).into();
+        let is_open = |state: State| {
+            is_open(&Connection {
+                protocol: Protocol::Tcp,
+                state: state.name().to_owned(),
+                mode: ForwardMode::Nat,
+                client: address,
+                virtual_service: address,
+                local: address,
+                server: address,
+                expires: 1,
+                worker: 0,
+            })
+        };
+        for state in State::ALL {
+            assert_eq!(is_open(state), ![State::TimeWait, State::Close].contains(&state), "{state:?}");
+        }
+    }
 }
