@@ -151,7 +151,7 @@ pub struct Status {
     pub routes: u64,
     /// Usable neighbours.
     pub neighbours: u64,
-    /// DPDK's version.
+    /// DPDK's version, e.g. `22.11.4`.
     pub dpdk: String,
     /// Virtual endpoints that are not addresses of this host: their ARP, ND and ping go unanswered.
     pub unanswered_vips: Vec<SocketAddr>,

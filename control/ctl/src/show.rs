@@ -27,7 +27,7 @@ fn pairs<const N: usize>(pairs: [(&'static str, String); N]) -> String {
 pub(crate) fn status(status: &Status) -> String {
     let state = if status.draining { ", draining" } else { "" };
     let mut text = pairs([
-        ("Version", format!("{} on {}", status.version, status.dpdk)),
+        ("Version", format!("{} on DPDK {}", status.version, status.dpdk)),
         ("Process", format!("{}, up {}{state}", status.pid, duration(status.uptime))),
         ("Configuration", format!("{}, generation {}", status.config, status.generation)),
         ("Socket", status.socket.clone()),

@@ -115,7 +115,7 @@ fn the_daemon() {
         draining: false,
         routes: 4,
         neighbours: 2,
-        dpdk: "DPDK 22.11.4".into(),
+        dpdk: "22.11.4".into(),
         unanswered_vips: Vec::new(),
     };
     assert_eq!(

@@ -88,7 +88,8 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        let path = (path != ".").then_some(path);
+        // "?" stands where the text ends or is no JSON.
+        let path = Some(path.trim_end_matches('?').trim_end_matches('.').to_owned()).filter(|path| !path.is_empty());
         let message = match &path {
             Some(path) => format!("{path}: {}", error.inner()),
             None => error.inner().to_string(),
@@ -144,6 +145,10 @@ mod tests {
         let (path, message) = failure::<Service>("{\"protocol\":\"tcp\",\"address\":\"192.0.2.1:80\",\"wieght\":1}");
         assert_eq!(path.as_deref(), Some("wieght"));
         assert!(message.contains("unknown field `wieght`"), "{message}");
+        let (path, message) = failure::<Service>("{\"protocol\":\"tcp\"");
+        assert_eq!((path, message.as_str()), (None, "EOF while parsing an object at line 1 column 17"));
+        let (path, _) = failure::<Service>("{\"servers\":[{\"mode\":\"nat\" x");
+        assert_eq!(path.as_deref(), Some("servers[0]"));
         let (path, _) = failure::<Vec<Operation>>("[{\"op\":\"clear\"},{\"op\":\"nosuch\"}]");
         assert_eq!(path.as_deref(), Some("[1].op"));
     }
