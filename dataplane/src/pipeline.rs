@@ -124,6 +124,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Parses a frame that is meant for this station.
+    #[inline(always)]
     fn admit(&self, snapshot: &Snapshot, ingress: PortId, packet: &Io::Packet) -> Result<Parsed, DropReason> {
         if !packet.is_contiguous() {
             return Err(DropReason::MultiSegment);
@@ -149,13 +150,17 @@ impl<Io: WorkerIo> Pipeline<Io> {
         for job in jobs.iter() {
             table.prefetch_entry(job.hash);
         }
-        for mut job in jobs.drain(..) {
-            let verdict = self.decide(snapshot, &mut job);
+        let mut verdicts: ArrayVec<Verdict, BURST> = ArrayVec::new();
+        for job in jobs.iter_mut() {
+            verdicts.push(self.decide(snapshot, job));
+        }
+        for (job, verdict) in jobs.drain(..).zip(verdicts) {
             self.carry_out(verdict, job);
         }
     }
 
     /// What becomes of a packet; rewrites it on the way.
+    #[inline(always)]
     fn decide<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
         match job.ip.tuple.protocol {
             Protocol::TCP | Protocol::UDP => {}
@@ -228,6 +233,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Sends a client's packet to the connection's server.
+    #[inline(always)]
     fn forward_inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
         let table = A::table(&mut self.tables);
         let way = way_to_server(table.get_mut(id), &snapshot.fib, job.hash);
@@ -263,6 +269,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Sends a server's packet to the connection's client.
+    #[inline(always)]
     fn outbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
         if job.ip.ttl <= 1 {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
@@ -285,6 +292,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Moves the connection's state machine, restarts its timeout and counts the packet.
+    #[inline(always)]
     fn track<A: Ip>(&mut self, snapshot: &Snapshot, job: &Job<Io::Packet, A>, id: ConnId, side: Side) {
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(id);
@@ -334,6 +342,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         Verdict::Drop(reason)
     }
 
+    #[inline(always)]
     fn carry_out<A: Ip>(&mut self, verdict: Verdict, job: Job<Io::Packet, A>) {
         match verdict {
             Verdict::Transmit(port) => match job.fragment_mtu {
@@ -421,6 +430,7 @@ pub(crate) enum Hop {
 }
 
 /// Resolves `dst` unless `cached` holds the answer, and keeps the answer there.
+#[inline(always)]
 fn way<A: Ip>(cached: &mut AdjacencyId, fib: &Fib, dst: A, flow: u64) -> Way {
     if *cached == AdjacencyId::NONE {
         match fib.resolve(dst, flow as u32) {
