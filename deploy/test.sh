@@ -29,8 +29,10 @@ step() {
 remains() {
     ip netns list | sed 's/ .*//; s/^/network namespace /'
     ip -o link show type tun | sed 's/^[0-9]*: \([^:@]*\).*/interface \1/'
-    find /dev/hugepages /run/dpvs-lab -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/file /'
-    local exe
+    local exe path
+    for path in /dev/hugepages/* /run/dpvs-lab/* /run/dpvs/*; do
+        [ ! -e "$path" ] || echo "file $path"
+    done
     for exe in /proc/[0-9]*/exe; do
         case $(readlink "$exe" 2>/dev/null) in
             */dpvsd | */lab-decap | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3)
