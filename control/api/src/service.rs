@@ -186,6 +186,11 @@ impl Service {
     pub fn id(&self) -> ServiceId {
         ServiceId { protocol: self.protocol, address: self.address }
     }
+
+    /// What of it can be edited.
+    pub fn settings(&self) -> ServiceSettings {
+        ServiceSettings { scheduler: self.scheduler, timeout: self.timeout, local_ports: self.local_ports }
+    }
 }
 
 /// Connection timeouts in seconds, as `ipvsadm --set`; 0 in a request leaves a value as it is.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use dpvs_api::{Operation, Server, Service, ServiceId, ServiceSettings};
+use dpvs_api::{Operation, Server, Service, ServiceId, Timeouts};
 
 use super::{Config, Port};
 
@@ -19,7 +19,15 @@ pub fn difference(old: &Config, new: &Config, current: &[Service]) -> Vec<Operat
 
     let mut operations = Vec::new();
     if old.timeouts != new.timeouts {
-        operations.push(Operation::SetTimeouts { timeouts: new.timeouts });
+        // 0 leaves a timeout as it is.
+        let changed = |old: u32, new: u32| if old == new { 0 } else { new };
+        operations.push(Operation::SetTimeouts {
+            timeouts: Timeouts {
+                tcp: changed(old.timeouts.tcp, new.timeouts.tcp),
+                tcp_fin: changed(old.timeouts.tcp_fin, new.timeouts.tcp_fin),
+                udp: changed(old.timeouts.udp, new.timeouts.udp),
+            },
+        });
     }
     // What goes makes room for what comes.
     for id in was.keys().filter(|id| !is.contains_key(*id) && now.contains_key(*id)) {
@@ -43,8 +51,8 @@ pub fn difference(old: &Config, new: &Config, current: &[Service]) -> Vec<Operat
 fn edit(before: Option<&Service>, after: &Service, current: &Service, operations: &mut Vec<Operation>) {
     let (protocol, address) = (after.protocol, after.address);
     let before = before.unwrap_or(current);
-    if settings(before) != settings(after) {
-        operations.push(Operation::EditService { protocol, address, settings: settings(after) });
+    if before.settings() != after.settings() {
+        operations.push(Operation::EditService { protocol, address, settings: after.settings() });
     }
 
     for &local_address in &before.local_addresses {
@@ -72,10 +80,6 @@ fn edit(before: Option<&Service>, after: &Service, current: &Service, operations
             false => Operation::AddServer { protocol, address, server },
         });
     }
-}
-
-fn settings(service: &Service) -> ServiceSettings {
-    ServiceSettings { scheduler: service.scheduler, timeout: service.timeout, local_ports: service.local_ports }
 }
 
 fn by_address(service: &Service) -> BTreeMap<SocketAddr, &Server> {
@@ -249,7 +253,13 @@ mod tests {
     fn timeouts_are_applied_and_the_rest_is_named() {
         let old = config("");
         let new = config("[timeouts]\nudp = 5");
-        assert_eq!(difference(&old, &new, &[]), [Operation::SetTimeouts { timeouts: new.timeouts }]);
+        let mut registry = start(&old);
+        let by_hand = Timeouts { tcp: 60, tcp_fin: 0, udp: 7 };
+        registry.apply(&[Operation::SetTimeouts { timeouts: by_hand }], &|_| false).unwrap();
+        registry.apply(&difference(&old, &new, &[]), &|_| false).unwrap();
+        assert_eq!(registry.timeouts(), Timeouts { tcp: 60, tcp_fin: 120, udp: 5 }, "only what the file changes");
+        registry.apply(&difference(&new, &old, &[]), &|_| false).unwrap();
+        assert_eq!(registry.timeouts(), Timeouts { tcp: 60, ..Timeouts::default() }, "back to the default");
         assert_eq!(needs_restart(&old, &new), [""; 0]);
         assert_eq!(needs_restart(&old, &config("[daemon]\ndrain_timeout = 9\nlog = 'debug'")), [""; 0]);
 

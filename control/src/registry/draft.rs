@@ -192,7 +192,7 @@ impl<'a> Drafter<'a> {
         let server = |server: &Server| ServerDraft { server: server.clone(), slot: None, operation: index };
         let draft = ServiceDraft {
             existing: false,
-            settings: validate::settings_of(service),
+            settings: service.settings(),
             local_addresses: service.local_addresses.clone(),
             servers: service.servers.iter().map(server).collect(),
             zero: false,

@@ -54,7 +54,7 @@ type Check = Result<(), Problem>;
 pub(super) fn service(service: &Service) -> Check {
     let id = service.id();
     service_id(id).map_err(|p| p.within("address"))?;
-    settings(id, &settings_of(service))?;
+    settings(id, &service.settings())?;
     for (index, address) in service.local_addresses.iter().enumerate() {
         let here = || format!("local_addresses[{index}]");
         local_address(id, *address).map_err(|p| p.within(here()))?;
@@ -81,11 +81,6 @@ pub(super) fn service(service: &Service) -> Check {
 
 fn twice(what: &str, value: impl std::fmt::Display, id: ServiceId) -> String {
     format!("{what} {value} stands twice in service {id}; remove one")
-}
-
-/// The part of a service that `EditService` replaces.
-pub(super) fn settings_of(service: &Service) -> ServiceSettings {
-    ServiceSettings { scheduler: service.scheduler, timeout: service.timeout, local_ports: service.local_ports }
 }
 
 fn service_id(id: ServiceId) -> Check {
