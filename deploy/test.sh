@@ -9,12 +9,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 what=${1:-all}
+packages=(--workspace)
 readonly end_to_end='package(dpvs-e2e) & kind(test)'
 case $what in
     all) filter='all()' ;;
     unit) filter="not ($end_to_end)" ;;
-    e2e) filter="$end_to_end${2:+ & test(/$2/)}" ;;
-    parity) filter="$end_to_end & test(/linux|Ipvs/)" ;;
+    e2e) packages=(-p dpvs-e2e) filter="$end_to_end${2:+ & test(/$2/)}" ;;
+    parity) packages=(-p dpvs-e2e) filter="$end_to_end & test(/linux|Ipvs/)" ;;
     *)
         sed -n '2,/^set -/s/^# \{0,1\}//p' "$0" >&2
         exit 2
@@ -71,7 +72,7 @@ trap 'rm -f "$before" "$after"' EXIT
 [ "$what" = unit ] || remains | sort >"$before"
 step "tests"
 status=0
-cargo nextest run --workspace --profile all -E "$filter" || status=$?
+cargo nextest run "${packages[@]}" --profile all -E "$filter" || status=$?
 if [ "$what" != unit ]; then
     remains | sort >"$after"
     if left=$(comm -13 "$before" "$after") && [ -n "$left" ]; then
