@@ -26,18 +26,27 @@ step() {
     printf '\n== %s\n' "$*"
 }
 
+# A lab of a test that still runs, beside this one; its name begins with the test's process id.
+in_use() {
+    [[ $1 =~ ^(dpvslab-)?t([0-9]+)-[0-9]+ ]] && kill -0 "${BASH_REMATCH[2]}" 2>/dev/null
+}
+
 # What a test could leave behind, one item a line.
 remains() {
-    ip netns list | sed 's/ .*//; s/^/network namespace /'
+    local namespace path exe
+    for namespace in $(ip netns list | sed 's/ .*//'); do
+        in_use "$namespace" || echo "network namespace $namespace"
+    done
     ip -o link show type tun | sed 's/^[0-9]*: \([^:@]*\).*/interface \1/'
-    local exe path
     for path in /dev/hugepages/* /run/dpvs-lab/* /run/dpvs/*; do
-        [ ! -e "$path" ] || echo "file $path"
+        [ ! -e "$path" ] || in_use "${path##*/}" || echo "file $path"
     done
     for exe in /proc/[0-9]*/exe; do
-        case $(readlink "$exe" 2>/dev/null) in
+        path=$(readlink "$exe" 2>/dev/null) || continue
+        case $path in
             */dpvsd | */lab-decap | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3)
-                echo "process $exe $(readlink "$exe")"
+                exe=${exe#/proc/}
+                in_use "$(ip netns identify "${exe%/exe}" 2>/dev/null)" || echo "process ${exe%/exe}: $path"
                 ;;
         esac
     done
