@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Group;
 use tokio::net::{UnixListener, UnixStream};
@@ -57,7 +58,7 @@ impl Socket {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
         }
-        clear_stale(path)?;
+        clear_stale(path, Instant::now() + PATIENCE)?;
         let listener = UnixListener::bind(path).map_err(failed("listen at"))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed("set the mode of"))?;
         std::os::unix::fs::chown(path, None, gid).map_err(failed("set the group of"))?;
@@ -89,8 +90,11 @@ impl Drop for Socket {
     }
 }
 
-/// Removes the socket of a daemon that is gone.
-fn clear_stale(path: &Path) -> Result<(), BindError> {
+/// How long a daemon that seems to listen may take to go.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Removes the socket of a daemon that is gone, or goes before the deadline.
+fn clear_stale(path: &Path, deadline: Instant) -> Result<(), BindError> {
     let failed = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -103,6 +107,11 @@ fn clear_stale(path: &Path) -> Result<(), BindError> {
             fs::remove_file(path).map_err(failed("remove the stale socket"))
         }
         Err(error) => Err(failed("probe")(error)),
+        // The kernel may still be tearing down a daemon that was killed a moment ago.
+        Ok(_) if Instant::now() < deadline => {
+            std::thread::sleep(Duration::from_millis(20));
+            clear_stale(path, deadline)
+        }
         Ok(_) => Err(BindError::InUse(path.to_owned())),
     }
 }
@@ -120,6 +129,19 @@ mod tests {
         assert_eq!(socket.gid(), nix::unistd::getegid().as_raw());
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_going_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let going = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE / 4);
+            drop(going);
+        });
+        Socket::bind(&path, None).unwrap();
+        ends.join().unwrap();
     }
 
     #[tokio::test]
