@@ -254,9 +254,8 @@ pub(crate) fn originate<Io: WorkerIo, A: Ip>(
     job: &Job<Io::Packet, A>,
     error: IcmpError,
 ) {
-    // Only TCP and UDP packets to and from unicast addresses come here, never ICMP (RFC 1122 section 3.2.2).
     let Tuple { src, dst, .. } = job.ip.tuple;
-    if !pipeline.icmp_limit.allow(pipeline.now) {
+    if !icmp::may_answer_with_error(&job.ip, job.packet.data()) || !pipeline.icmp_limit.allow(pipeline.now) {
         return;
     }
     // Like the kernel: from the address that the packet was for, if it is ours, else from that of the way back.
