@@ -164,7 +164,7 @@ for lab in "${labs[@]}"; do
     deploy/lab serve "$lab"
     hash[$lab]=$(deploy/lab file "$lab" bulk "$bulk")
     deploy/lab director "$lab" dpvsd --workers "$workers"
-    result 0 "$lab: $(deploy/lab ctl "$lab" --version), $workers workers"
+    result 0 "$lab: dpvsd with $workers workers"
 done
 deploy/lab serve demo-one-arm tunnel
 for mode in NAT FULLNAT DR TUN; do
