@@ -122,10 +122,11 @@ pub fn dig(lab: &Lab, client: &str, address: SocketAddr, name: &str, options: &[
     let (server, port) = (format!("@{}", address.ip()), address.port().to_string());
     let command = ["dig", "+short", "+tries=1", "+time=2", "-p", &port, &server, name, "TXT"];
     let output = lab.try_run(client, &[&command, options].concat());
-    let answer = String::from_utf8_lossy(&output.stdout);
-    if output.status.success() && !answer.contains(";;") {
-        Ok(answer.lines().map(|line| line.trim_matches('"').to_owned()).collect())
-    } else {
-        Err(crate::lab::text(&output))
+    if !output.status.success() {
+        return Err(crate::lab::text(&output));
     }
+    // A try that failed before another one did not is a comment.
+    let answer = String::from_utf8_lossy(&output.stdout);
+    let records = answer.lines().filter(|line| !line.starts_with(';'));
+    Ok(records.map(|line| line.trim_matches('"').to_owned()).collect())
 }
