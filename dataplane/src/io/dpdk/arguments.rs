@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,9 +74,24 @@ pub(super) fn check(options: &EalOptions) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Takes the lock that keeps a second instance of this name from starting. The kernel releases it when the file is
-/// closed, that is at the latest when the process ends, however it ends. DPDK's own lock is off with --in-memory.
-pub(super) fn lock(prefix: &str) -> Result<File, StartError> {
+/// Keeps a second instance of a name from starting. The kernel releases the lock when the file is closed, that is at the
+/// latest when the process ends, however it ends. DPDK's own lock is off with --in-memory.
+#[derive(Debug)]
+pub(super) struct InstanceLock {
+    /// Locked as long as it is open.
+    _file: File,
+    path: PathBuf,
+}
+
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        // While it is still locked: whoever waits for it finds it gone and makes another.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Takes the lock of the instance `prefix`.
+pub(super) fn lock(prefix: &str) -> Result<InstanceLock, StartError> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if prefix.is_empty() || prefix.starts_with('.') || !prefix.chars().all(is_name) {
         return Err(StartError::FilePrefix(prefix.to_owned()));
@@ -89,37 +105,46 @@ pub(super) fn lock(prefix: &str) -> Result<File, StartError> {
     user_dir.map_or(in_run, |dir| lock_in(&dir, prefix))
 }
 
-fn lock_in(dir: &Path, prefix: &str) -> Result<File, StartError> {
+fn lock_in(dir: &Path, prefix: &str) -> Result<InstanceLock, StartError> {
     let path = dir.join(format!("{prefix}.lock"));
     let failed = |reason| StartError::LockFile { path: path.clone(), reason };
     fs::create_dir_all(dir).map_err(failed)?;
-    // Never truncated before the lock is ours, never removed: another process may be about to lock it.
-    let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = options.map_err(failed)?;
     // A process that was just killed may need a moment to go.
     let deadline = Instant::now() + LOCK_TIMEOUT;
-    let mut locked = file.try_lock();
-    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(20));
-        locked = file.try_lock();
-    }
-    match locked {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let _ = file.read_to_string(&mut text);
-            let pid = text.trim().parse().ok();
-            return Err(StartError::AlreadyRunning { prefix: prefix.to_owned(), path, pid });
+    loop {
+        // Not truncated before the lock is ours: it tells who holds it.
+        let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = options.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) if is_at(&file, &path) => {
+                let write = |file: &mut File| {
+                    file.set_len(0)?;
+                    file.rewind()?;
+                    writeln!(file, "{}", std::process::id())
+                };
+                write(&mut file).map_err(failed)?;
+                return Ok(InstanceLock { _file: file, path });
+            }
+            // Its last holder has removed it meanwhile.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = file.read_to_string(&mut text);
+                let pid = text.trim().parse().ok();
+                return Err(StartError::AlreadyRunning { prefix: prefix.to_owned(), path, pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    let write = |file: &mut File| {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write(&mut file).map_err(failed)?;
-    Ok(file)
+}
+
+/// True when `path` still leads to `file`.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
 }
 
 /// Checks that this thread may run on the core: DPDK does not say which core it cannot use.
@@ -204,7 +229,20 @@ mod tests {
         );
         assert_eq!(error, expected);
         drop((held, other_name));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing is left behind");
         lock_in(&dir, "a").unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock_in(dir.path(), "a").unwrap();
+        let path = dir.path().join("a.lock");
+        let old = File::open(&path).unwrap();
+        assert!(is_at(&old, &path));
+        drop(held);
+        let again = lock_in(dir.path(), "a").unwrap();
+        assert!(!is_at(&old, &path) && is_at(&again._file, &path));
     }
 
     #[test]

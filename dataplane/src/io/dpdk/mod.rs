@@ -10,7 +10,6 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -99,7 +98,7 @@ pub struct Dpdk {
     ports: Vec<(PortFacts, Port)>,
     pool: Mempool,
     warnings: Vec<String>,
-    _lock: File,
+    _lock: arguments::InstanceLock,
 }
 
 /// One worker's queues on every port.
