@@ -142,6 +142,8 @@ tear_down() {
     done
     for ns in $(namespaces); do ip netns del "$ns"; done
     rm -rf "$dir"
+    # A director that was killed could not remove the lock of its file_prefix.
+    rm -f "/run/dpvs/$prefix.lock"
     rmdir "$root" 2>/dev/null || true
 }
 

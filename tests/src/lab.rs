@@ -299,9 +299,17 @@ impl Lab {
         std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
-    /// Number of requests that each server has logged.
-    pub fn request_counts(&self) -> Vec<u64> {
-        (1..=self.servers).map(|n| self.requests(&format!("s{n}")).len() as u64).collect()
+    /// Number of requests that each server has logged, once there are `total`. A server logs a request after its last
+    /// byte has left: the client may be done before.
+    pub fn request_counts(&self, total: u64) -> Vec<u64> {
+        let start = Instant::now();
+        loop {
+            let counts: Vec<u64> = (1..=self.servers).map(|n| self.requests(&format!("s{n}")).len() as u64).collect();
+            if counts.iter().sum::<u64>() >= total || start.elapsed() > Duration::from_secs(3) {
+                return counts;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Time until a single request to `url` succeeds; for changes that take effect at once, but elsewhere.

@@ -28,7 +28,7 @@ fn short_connections(director: Director, mode: Mode, family: Family, scheduler: 
             assert!(count.abs_diff(share) <= tolerance, "{counts:?} is not {weights:?} by {scheduler}");
         }
     };
-    let requests = lab.request_counts();
+    let requests = lab.request_counts(REQUESTS);
     assert_eq!(requests.iter().sum::<u64>(), REQUESTS);
     match mode {
         Mode::Nat | Mode::Fullnat => check(&requests, SPARE),
