@@ -166,14 +166,16 @@ attach_ports() {
     done
 }
 
-# A cable from memif to the switch: testpmd forwards between the two.
+# A cable from memif to the switch: testpmd forwards between the two. It has a queue for each worker: a worker without one
+# at the other end could not send.
 patch_memif() {
     local memory=(--no-huge --no-shconf -m 128)
     if [ "$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)" -ge 128 ]; then memory=(--in-memory -m 128); fi
     background sw "$dir/lb/patch$1.log" dpdk-testpmd --no-pci "${memory[@]}" --no-telemetry \
         --lcores '0@0,1@0' --file-prefix "$prefix-patch$1" \
         --vdev "net_memif0,role=client,socket=$dir/lb/memif$1.sock,socket-abstract=no" \
-        --vdev "net_tap0,iface=wire$1" -- --forward-mode=io --auto-start --total-num-mbufs=8192 --stats-period=3600
+        --vdev "net_tap0,iface=wire$1" -- --forward-mode=io --auto-start --total-num-mbufs=16384 --stats-period=3600 \
+        --rxq="${workers:-1}" --txq="${workers:-1}" --nb-cores=1
     wait_for 20 ip -n "$prefix-sw" link show "wire$1" || fail "testpmd did not start; see $dir/lb/patch$1.log"
     plug "wire$1" "$1"
 }

@@ -33,7 +33,10 @@ fn linux(#[values(Mode::Nat, Mode::Dr, Mode::Tun)] mode: Mode, #[values(Family::
 #[rstest]
 #[case(Pmd::AfPacket, 1)]
 #[case(Pmd::AfPacket, 2)]
+#[case(Pmd::AfPacket, 4)]
 #[case(Pmd::Memif, 1)]
+#[case(Pmd::Memif, 2)]
+#[case(Pmd::Memif, 4)]
 fn driver(#[case] pmd: Pmd, #[case] workers: u8, #[values(Mode::Nat, Mode::Fullnat)] mode: Mode) {
     transfer(Director::Dpvsd { workers, pmd }, mode, Family::V4);
 }
