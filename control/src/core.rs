@@ -415,8 +415,6 @@ impl Core {
 
 /// Whether a removed server's slot is still in use. Until every worker has the snapshot without it, it may be.
 fn is_busy(shared: &Shared, adopted: bool) -> impl Fn(ServerSlot) -> bool {
-    // Counters are read after the generation that a worker announced before it counted.
-    std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
     move |slot| !adopted || stats::connections(shared, slot) != (0, 0)
 }
 

@@ -312,7 +312,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         };
         table.set_timeout(id, timeout, self.now);
 
-        let counters = self.shared.workers[usize::from(self.id.0)].counters.server(server);
+        let counters = self.counters().server(server);
         if before.is_active() != after.is_active() {
             let load = self.counters().load(server);
             let (from, to) = match after.is_active() {

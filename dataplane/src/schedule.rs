@@ -6,6 +6,7 @@ use proto::state::{Direction, State, Timeouts, tcp_next};
 use proto::{Protocol, Tuple};
 use sched::Pool;
 
+use crate::ServerId;
 use crate::conn::{Conn, ConnId, InsertError};
 use crate::counters::ServerLoad;
 use crate::fib::AdjacencyId;
@@ -15,7 +16,6 @@ use crate::pipeline::{Job, Pipeline};
 use crate::shared::{Limits, Shared};
 use crate::snapshot::{ForwardMode, Server, Service, Snapshot};
 use crate::verdict::DropReason;
-use crate::{ServerId, ServiceId};
 
 /// Local ports tried for one connection, per worker. With 95 % of the ports taken one in a thousand connections finds
 /// none; a pool smaller than this is used to the last port.
@@ -23,7 +23,7 @@ const PORT_ATTEMPTS: usize = 128;
 
 /// What a worker remembers of services between connections. Sized at start-up.
 pub struct Scheduling {
-    /// By [`ServiceId`].
+    /// By [`ServiceId`](crate::ServiceId).
     services: Box<[ServiceState]>,
     /// By [`ServerId`]: over the upper threshold and not yet below the lower one again.
     overloaded: Box<[bool]>,
@@ -242,7 +242,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 return Ok((laddr, lport));
             }
         }
-        self.counters().service(ServiceId(service.id.0)).local_port_exhausted.add(1);
+        self.counters().service(service.id).local_port_exhausted.add(1);
         Err(DropReason::LocalPortExhausted)
     }
 }
