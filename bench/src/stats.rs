@@ -1,9 +1,9 @@
 //! Medians.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A median with its range.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The median.
     pub median: f64,
