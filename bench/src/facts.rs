@@ -1,12 +1,38 @@
 //! What a measurement depends on besides the program.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use anyhow::Result;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::write_json;
+
+/// What the facts cannot be learned from the machine.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Date of the results
+    #[arg(long, default_value = "undated")]
+    date: String,
+    /// Revision of the source
+    #[arg(long, default_value = "unknown")]
+    revision: String,
+    /// File to write the facts to
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// Prints the facts, and writes them.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let facts = Facts::collect(arguments.date, arguments.revision);
+    println!("{}\n", facts.line());
+    arguments.out.map_or(Ok(()), |path| write_json(&path, &facts))
+}
 
 /// Where and what was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Facts {
     /// As given, such as "2026-01-31".
     pub date: String,
@@ -18,14 +44,12 @@ pub struct Facts {
     pub cpu_model: String,
     /// Processors of the machine.
     pub cpus: usize,
-    /// The one that was used.
-    pub core: usize,
     /// Kernel release.
     pub kernel: String,
     /// Version of DPDK.
     pub dpdk: String,
-    /// Memory of the packets.
-    pub packet_memory: &'static str,
+    /// Hugepages of the default size, such as "512 of 2048 kB".
+    pub hugepages: String,
     /// Transparent hugepages, as `/sys/kernel/mm/transparent_hugepage/enabled` has it; the connection table may use them.
     pub transparent_hugepages: String,
     /// How glibc asks for them, if it was told to.
@@ -38,7 +62,7 @@ pub struct Facts {
 
 impl Facts {
     /// Collects the facts.
-    pub fn collect(date: String, revision: String, core: usize, packet_memory: &'static str) -> Self {
+    pub fn collect(date: String, revision: String) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let value = |key: &str| {
             let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|k| k.trim() == key));
@@ -57,15 +81,31 @@ impl Facts {
                 value("stepping")
             ),
             cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
-            core,
             kernel: file("/proc/sys/kernel/osrelease"),
             dpdk: dpdk::Eal::version().to_owned(),
-            packet_memory,
+            hugepages: format!("{} of {}", meminfo("HugePages_Total"), meminfo("Hugepagesize")),
             transparent_hugepages: file("/sys/kernel/mm/transparent_hugepage/enabled"),
             glibc_tunables: std::env::var("GLIBC_TUNABLES").unwrap_or_default(),
             tsc_ghz: tsc_ghz(),
             load: load.split(' ').next().unwrap_or_default().to_owned(),
         }
+    }
+
+    /// All of it in one line.
+    pub fn line(&self) -> String {
+        format!(
+            "{} ({}), {} CPUs, load {}, kernel {}, {}, hugepages {}, transparent hugepages {}, TSC {:.3} GHz, revision {}",
+            self.cpu,
+            self.cpu_model,
+            self.cpus,
+            self.load,
+            self.kernel,
+            self.dpdk,
+            self.hugepages,
+            self.transparent_hugepages,
+            self.tsc_ghz,
+            self.revision
+        )
     }
 
     /// The processor's name as part of a file name.
@@ -78,15 +118,19 @@ impl Facts {
 
 /// Free hugepages of the default size, in MiB.
 pub fn free_hugepage_mib() -> u64 {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let value = |key| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    value("HugePages_Free:").unwrap_or(0) * value("Hugepagesize:").unwrap_or(0) / 1024
+    let number = |key| meminfo(key).split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    number("HugePages_Free") * number("Hugepagesize") / 1024
 }
 
-fn tsc_ghz() -> f64 {
+/// A value of `/proc/meminfo`, with its unit; empty if there is none.
+fn meminfo(key: &str) -> String {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    value.unwrap_or_default().trim().to_owned()
+}
+
+/// TSC cycles per nanosecond, counted for a moment.
+pub fn tsc_ghz() -> f64 {
     let (start, cycles) = (Instant::now(), hw::cycles());
     std::thread::sleep(Duration::from_millis(200));
     (hw::cycles() - cycles) as f64 / start.elapsed().as_nanos() as f64

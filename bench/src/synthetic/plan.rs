@@ -3,7 +3,7 @@
 use dataplane::snapshot::ForwardMode;
 use proto::Protocol;
 
-use crate::measure::{Case, Choice};
+use super::measure::{Case, Choice};
 
 const MODES: [ForwardMode; 4] =
     [ForwardMode::FullNat, ForwardMode::Nat, ForwardMode::DirectRouting, ForwardMode::Tunnel];

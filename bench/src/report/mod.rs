@@ -1,36 +1,68 @@
-//! Tables for people, and what the measurements say about the targets.
+//! Puts the results of all parts together, and says what they mean for the targets.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::connect::Connections;
 use crate::facts::Facts;
-use crate::measure::{Measured, count};
-use crate::stats::{Spread, median};
+use crate::stats::median;
+use crate::synthetic::{Connections, Measured, Memory, Synthetic, count};
+use crate::write_json;
 
-/// Memory of connection tables.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Memory {
-    /// Bytes per IPv4 connection.
-    pub per_connection_v4: f64,
-    /// Bytes per IPv6 connection.
-    pub per_connection_v6: f64,
-    /// Bytes of a table of ten million IPv4 connections.
-    pub ten_million_v4: usize,
+/// Where results come from and go to.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Directory with a file for each part: facts.json, and those there are of synthetic.json, ...
+    #[arg(long)]
+    parts: PathBuf,
+    /// Directory to write the results to
+    #[arg(long)]
+    results: Option<PathBuf>,
 }
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
-pub struct Report {
+struct Report {
     /// Where and what.
-    pub facts: Facts,
-    /// Forwarding.
-    pub forwarding: Vec<Measured>,
-    /// New connections.
-    pub connections: Vec<Connections>,
-    /// Memory.
-    pub memory: Memory,
+    facts: Facts,
+    /// With packets made in the worker's own loop.
+    #[serde(flatten)]
+    synthetic: Option<Synthetic>,
     /// What was to be reached.
-    pub targets: Vec<Target>,
+    targets: Vec<Target>,
+}
+
+/// Prints the verdicts, and writes the results where they are wanted.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let facts: Facts = part(&arguments.parts, "facts")?.context("there is no facts.json")?;
+    let synthetic: Option<Synthetic> = part(&arguments.parts, "synthetic")?;
+    let judge = |s: &Synthetic| targets(&s.forwarding, &s.connections, &s.memory, facts.tsc_ghz);
+    let targets = synthetic.as_ref().map(judge).unwrap_or_default();
+    targets.iter().for_each(|target| println!("{}", target.line()));
+
+    if let Some(directory) = &arguments.results {
+        // No result replaces another: they differ, and which is right is not for the last one to say.
+        let name = format!("{}-{}", facts.date, facts.slug());
+        let names = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}-{n}")));
+        let mut paths = names.map(|name| directory.join(name).with_extension("json"));
+        let path = paths.find(|path| !path.exists()).context("no name is free for the results")?;
+        write_json(&path, &Report { facts, synthetic, targets })?;
+        println!("\nwritten to {}", path.display());
+    }
+    Ok(())
+}
+
+/// The result of a part, if it was measured.
+fn part<T: DeserializeOwned>(directory: &Path, name: &str) -> Result<Option<T>> {
+    let path = directory.join(name).with_extension("json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Some(serde_json::from_str(&text).with_context(|| format!("{} is not understood", path.display()))?))
 }
 
 /// A figure that was to be reached.
@@ -65,58 +97,6 @@ impl Target {
     }
 }
 
-/// The header of the table of [`row`]s.
-pub const HEADER: &str = "\
-| mode | way | family | proto | flows | bytes | source ns | swap ns | director ns | Mpps | **cost above swap, ns** | cycles |
-|---|---|---|---|---|---|---|---|---|---|---|---|";
-
-/// A case in the table.
-pub fn row(m: &Measured, ghz: f64) -> String {
-    let ns = |spread: &Spread| range(spread.scaled(1.0 / ghz));
-    let mut flows = count(m.flows);
-    if m.choice != "uniform" {
-        flows = format!("{flows} {}", m.choice);
-    }
-    if m.services != 1 {
-        flows = format!("{flows}, {} services", count(m.services));
-    }
-    format!(
-        "| {} | {} | {} | {} | {flows} | {} | {:.1} | {:.1} | {} | {:.1} | **{}** | {:.0} |",
-        m.mode,
-        m.way,
-        m.family,
-        m.protocol,
-        m.wire_len,
-        m.bare.median / ghz,
-        m.swap.median / ghz,
-        ns(&m.director),
-        1000.0 * ghz / m.director.median,
-        ns(&m.cost),
-        m.cost.median,
-    )
-}
-
-fn range(spread: Spread) -> String {
-    format!("{:.1} [{:.1}-{:.1}]", spread.median, spread.min, spread.max)
-}
-
-/// New connections, a line each.
-pub fn connection_lines(connections: &[Connections], ghz: f64) -> Vec<String> {
-    let line = |c: &Connections| {
-        format!(
-            "new TCP connections, FULLNAT {}: {} ns each, {:.2} M/s (source alone {:.1} ns); {} live, {} in balance; {}",
-            c.family,
-            range(c.total.scaled(1.0 / ghz)),
-            1000.0 * ghz / c.total.median,
-            c.bare.median / ghz,
-            c.live,
-            c.in_balance,
-            c.losses.as_deref().unwrap_or("no drops"),
-        )
-    };
-    connections.iter().map(line).collect()
-}
-
 /// Judges what was measured. Of both ways the dearer counts.
 pub fn targets(forwarding: &[Measured], connections: &[Connections], memory: &Memory, ghz: f64) -> Vec<Target> {
     let mut targets = Vec::new();
@@ -128,7 +108,7 @@ pub fn targets(forwarding: &[Measured], connections: &[Connections], memory: &Me
     let worst = |mode: &str, family: &str, protocol: &str, flows: u32| {
         let is_it = |m: &&Measured| {
             let is_plain = m.choice == "uniform" && m.services == 1 && m.nominal_len == 64;
-            (m.mode, m.family, m.protocol, m.flows) == (mode, family, protocol, flows) && is_plain
+            (&*m.mode, &*m.family, &*m.protocol, m.flows) == (mode, family, protocol, flows) && is_plain
         };
         forwarding.iter().filter(is_it).max_by(|a, b| a.cost.median.total_cmp(&b.cost.median))
     };
@@ -160,8 +140,8 @@ pub fn targets(forwarding: &[Measured], connections: &[Connections], memory: &Me
     }
     for many in forwarding.iter().filter(|m| m.services != 1) {
         let is_one = |m: &&Measured| {
-            (m.services, m.mode, m.family, m.protocol, m.flows, m.way, m.choice, m.wire_len)
-                == (1, many.mode, many.family, many.protocol, many.flows, many.way, many.choice, many.wire_len)
+            (m.services, &m.mode, &m.family, &m.protocol, m.flows, &m.way, &m.choice, m.wire_len)
+                == (1, &many.mode, &many.family, &many.protocol, many.flows, &many.way, &many.choice, many.wire_len)
         };
         let services = count(many.services);
         let name =

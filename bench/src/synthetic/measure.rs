@@ -7,12 +7,12 @@ use dataplane::packet::BURST;
 use dataplane::snapshot::ForwardMode;
 use dpdk::Mempool;
 use proto::Protocol;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::director::{Director, Program};
+use super::director::{Director, Program};
+use super::source::Pick;
 use crate::flows::{Family, Flows, Way};
 use crate::frame::Shape;
-use crate::source::Pick;
 use crate::stats::{Spread, median};
 
 /// Bursts between two looks at the cycle counter.
@@ -110,20 +110,20 @@ pub fn count(n: u32) -> String {
 }
 
 /// What one way of a case takes, in TSC cycles per packet.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Measured {
     /// Forwarding mode.
-    pub mode: &'static str,
+    pub mode: String,
     /// Address family.
-    pub family: &'static str,
+    pub family: String,
     /// Transport protocol.
-    pub protocol: &'static str,
+    pub protocol: String,
     /// "in" is client to server.
-    pub way: &'static str,
+    pub way: String,
     /// Flows.
     pub flows: u32,
     /// How packets spread over flows.
-    pub choice: &'static str,
+    pub choice: String,
     /// Virtual services.
     pub services: u32,
     /// Bytes of a frame as it came, frame check sequence included.
@@ -273,12 +273,12 @@ impl<A: Family> Trial for FamilyTrial<A> {
             let [bare, swap, director] = laps.medians.clone();
             let cost_rounds: Vec<f64> = difference(&laps.medians);
             Measured {
-                mode: case.mode_name(),
-                family: case.family_name(),
-                protocol: case.protocol_name(),
-                way: if way == Way::In { "in" } else { "out" },
+                mode: case.mode_name().to_owned(),
+                family: case.family_name().to_owned(),
+                protocol: case.protocol_name().to_owned(),
+                way: if way == Way::In { "in" } else { "out" }.to_owned(),
                 flows: case.flows,
-                choice: if case.choice == Choice::Uniform { "uniform" } else { "Zipf" },
+                choice: if case.choice == Choice::Uniform { "uniform" } else { "Zipf" }.to_owned(),
                 services: case.services,
                 wire_len: self.shape.frame_len + 4,
                 nominal_len: case.wire_len,

@@ -7,12 +7,12 @@ use dataplane::snapshot::ForwardMode;
 use dpdk::Mempool;
 use proto::state::{State, Timeouts};
 use proto::{Protocol, tcp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::director::{Director, Program, drops};
+use super::director::{Director, Program, drops};
+use super::source::Pick;
 use crate::flows::{Family, Flows, Way};
 use crate::frame::Shape;
-use crate::source::Pick;
 use crate::stats::Spread;
 
 /// Bursts per tick. So many connections live at once: what comes within the timeout of a half-open connection, 60 s or
@@ -22,10 +22,10 @@ const BURSTS_PER_TICK: usize = 16;
 const CAPACITY: usize = 1 << 20;
 
 /// What new connections take.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Connections {
     /// Address family.
-    pub family: &'static str,
+    pub family: String,
     /// TSC cycles per new connection, the source's work included.
     pub total: Spread,
     /// The source alone.
@@ -84,5 +84,6 @@ pub fn measure<A: Family>(pool: &Mempool, rounds: usize) -> Result<Connections> 
     if losses.is_none() {
         ensure!(director.verified > 0, "no packet was checked");
     }
-    Ok(Connections { family: A::NAME, total: Spread::of(total), bare: Spread::of(bare), live, in_balance, losses })
+    let family = A::NAME.to_owned();
+    Ok(Connections { family, total: Spread::of(total), bare: Spread::of(bare), live, in_balance, losses })
 }

@@ -18,9 +18,9 @@ use dpdk::{Mbuf, Mempool};
 use proto::{Protocol, Tuple, ethernet, tcp};
 use sched::{Kind, Scheduler};
 
+use super::source::{Capture, Pick, Source, SourceIo};
 use crate::flows::{Family, Flows, LOCAL_PORTS, Net, Way, mac_of};
 use crate::frame::{Expected, OWN_MAC, Shape, check, l4_offset};
-use crate::source::{Capture, Pick, Source, SourceIo};
 
 /// The only port: packets leave where they came from.
 const PORT: PortId = PortId(0);
