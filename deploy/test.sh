@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change is accepted. Run as root on Debian 12 or newer.
 #
-#   deploy/test.sh                  format, lints, and all tests
+#   deploy/test.sh                  format, lints, instruction counts, and all tests
 #   deploy/test.sh unit             tests that need neither root nor network namespaces
 #   deploy/test.sh e2e [FILTER]     end-to-end tests in network namespaces; FILTER is part of their names
 #   deploy/test.sh parity           those that run against Linux IPVS, the reference
@@ -69,6 +69,10 @@ fi
 if [ "$what" != unit ]; then
     step "release build"
     cargo build --release --workspace --bins --quiet
+    if [ "$what" = all ]; then
+        step "instruction counts"
+        target/release/dpvs-instructions
+    fi
     # Labs of tests that were killed; their names begin with the test's process id.
     for lab in $(deploy/lab list); do
         if [[ $lab =~ ^t([0-9]+)-[0-9]+$ ]] && ! kill -0 "${BASH_REMATCH[1]}" 2>/dev/null; then deploy/lab down "$lab"; fi
