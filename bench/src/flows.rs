@@ -99,12 +99,12 @@ pub enum Way {
     Out,
 }
 
-/// Where the director's own choices began: it takes servers, and local addresses and ports, in turn.
+/// Where the director's own choices began: it takes servers in turn, and towards each server, local addresses and ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Start {
     /// Server of flow 0.
     pub server: u32,
-    /// Local endpoint of flow 0, counted over all addresses and ports.
+    /// First local endpoint towards every server, counted over all addresses and ports.
     pub local: u32,
 }
 
@@ -169,7 +169,8 @@ impl Flows {
         if self.mode != ForwardMode::FullNat {
             return Self::client(n);
         }
-        let turn = self.start.local.wrapping_add(n);
+        // Each server has its own turn.
+        let turn = self.start.local.wrapping_add(n / SERVERS);
         let address = (turn >> LOCAL_PORT_BITS) & (self.locals - 1);
         (A::host(Net::Local, 1 + address), LOCAL_PORTS.0 + (turn & ((1 << LOCAL_PORT_BITS) - 1)) as u16)
     }

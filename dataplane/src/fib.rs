@@ -194,7 +194,10 @@ impl Fib {
 
     /// The way to `dst`. Of several next hops, `flow` (any hash of the flow) chooses.
     pub fn resolve<A: Address>(&self, dst: A, flow: u32) -> Resolution {
-        let dst = dst.into();
+        self.resolve_ip(dst.into(), flow)
+    }
+
+    fn resolve_ip(&self, dst: IpAddr, flow: u32) -> Resolution {
         let Some((route, hop)) = self.next_hop(dst, flow) else { return Resolution::NoRoute };
         let Some(info) = self.ports.get(usize::from(hop.port.0)) else { return Resolution::NoRoute };
         let next_hop = hop.gateway.unwrap_or(dst);
@@ -202,6 +205,15 @@ impl Fib {
         match self.by_next_hop.get(&(hop.port, next_hop, mtu)) {
             Some(&id) => Resolution::Ready(id),
             None => Resolution::Unresolved { port: hop.port, next_hop, mtu },
+        }
+    }
+
+    /// The way to `dst` if all flows take the same one and its next hop is known.
+    pub fn resolve_for_all(&self, dst: IpAddr) -> Option<AdjacencyId> {
+        let (route, _) = self.next_hop(dst, 0)?;
+        match self.resolve_ip(dst, 0) {
+            Resolution::Ready(adjacency) if route.next_hops.len() == 1 => Some(adjacency),
+            _ => None,
         }
     }
 

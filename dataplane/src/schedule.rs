@@ -1,15 +1,16 @@
 //! New connections: which server takes one, and from which local port.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use proto::state::{Direction, State, Timeouts, tcp_next};
+use proto::state::{Direction, State, tcp_next};
 use proto::{Protocol, Tuple};
 use sched::Pool;
 
 use crate::ServerId;
 use crate::conn::{Conn, ConnId, InsertError};
 use crate::counters::ServerLoad;
-use crate::fib::AdjacencyId;
+use crate::fib::{AdjacencyId, Fib};
 use crate::ip::Ip;
 use crate::packet::WorkerIo;
 use crate::pipeline::{Job, Pipeline};
@@ -25,6 +26,8 @@ const PORT_ATTEMPTS: usize = 128;
 pub struct Scheduling {
     /// By [`ServiceId`](crate::ServiceId).
     services: Box<[ServiceState]>,
+    /// By [`ServerId`].
+    servers: Box<[ServerState]>,
     /// By [`ServerId`]: over the upper threshold and not yet below the lower one again.
     overloaded: Box<[bool]>,
     random: u64,
@@ -38,9 +41,37 @@ struct ServiceState {
     last: Option<ServerId>,
     /// Some server has a connection threshold.
     has_thresholds: bool,
-    /// Index of the local address and port tried last.
-    local_address: usize,
-    local_port: u16,
+    /// Where every server's turn through the local endpoints begins.
+    first_local: LocalEndpoint,
+}
+
+/// A local endpoint of a service: the index of its address, and the port.
+#[derive(Clone, Copy, Default)]
+struct LocalEndpoint {
+    address: u32,
+    port: u16,
+}
+
+#[derive(Clone)]
+struct ServerState {
+    /// Whose state this is: another server may have had the id before.
+    addr: IpAddr,
+    /// The local endpoint to try next. Each server has a turn of its own, because an endpoint has to be free towards one
+    /// server only, and because the next one of a server can be foreseen and prefetched.
+    next_local: LocalEndpoint,
+    /// Generation of the FIB that `way` belongs to; 0: none.
+    fib_generation: u32,
+    /// The way to the server, if it is the same for all connections.
+    way: AdjacencyId,
+}
+
+impl ServerState {
+    const NONE: Self = Self {
+        addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        next_local: LocalEndpoint { address: 0, port: 0 },
+        fib_generation: 0,
+        way: AdjacencyId::NONE,
+    };
 }
 
 impl Scheduling {
@@ -48,6 +79,7 @@ impl Scheduling {
     pub fn new(limits: &Limits, seed: u64) -> Self {
         Self {
             services: vec![ServiceState::default(); limits.max_services].into_boxed_slice(),
+            servers: vec![ServerState::NONE; limits.max_servers].into_boxed_slice(),
             overloaded: vec![false; limits.max_servers].into_boxed_slice(),
             random: seed | 1,
         }
@@ -55,14 +87,21 @@ impl Scheduling {
 
     /// Chooses a server of `service`.
     fn pick<'s>(&mut self, shared: &Shared, service: &'s Service) -> Option<&'s Server> {
-        if self.bring_up_to_date(service).has_thresholds {
+        let has_thresholds = self.bring_up_to_date(service).has_thresholds;
+        if has_thresholds {
             self.note_thresholds(shared, service);
         }
         let state = &mut self.services[service.id.0 as usize];
-        let pool = Servers { shared, servers: &service.servers, overloaded: &self.overloaded };
+        let overloaded = has_thresholds.then_some(&*self.overloaded);
+        let pool = Servers { shared, servers: &service.servers, overloaded };
         let choice = service.scheduler.pick(&mut state.scheduler, &pool)?;
         let server = &service.servers[choice];
         state.last = Some(server.id);
+        let first_local = state.first_local;
+        let remembered = &mut self.servers[server.id.0 as usize];
+        if remembered.addr != server.addr {
+            *remembered = ServerState { addr: server.addr, next_local: first_local, ..ServerState::NONE };
+        }
         Some(server)
     }
 
@@ -71,15 +110,16 @@ impl Scheduling {
         let state = &mut self.services[service.id.0 as usize];
         if state.version != service.version {
             if state.incarnation != service.incarnation {
-                // Begin at a port nobody can guess.
+                // Begin where nobody can guess.
                 self.random = xorshift(self.random);
                 let (first, last) = service.local_ports;
                 let ports = u64::from(last.saturating_sub(first)) + 1;
-                *state = ServiceState {
-                    incarnation: service.incarnation,
-                    local_port: first + ((self.random >> 32) % ports) as u16,
-                    ..ServiceState::default()
+                let addresses = service.local_addresses.len().max(1) as u64;
+                let first_local = LocalEndpoint {
+                    address: ((self.random & 0xffff) % addresses) as u32,
+                    port: first + ((self.random >> 32) % ports) as u16,
                 };
+                *state = ServiceState { incarnation: service.incarnation, first_local, ..ServiceState::default() };
             }
             let last = state.last.and_then(|id| {
                 let gone_from = state.scheduler.last();
@@ -112,20 +152,41 @@ impl Scheduling {
         }
     }
 
-    /// The next local address and port in turn.
-    fn next_local(&mut self, service: &Service) -> (std::net::IpAddr, u16) {
-        let state = &mut self.services[service.id.0 as usize];
+    /// The way to a server chosen that all its connections take, if there is one; remembered while the FIB stays the same.
+    fn way_to(&mut self, server: &Server, fib: &Fib) -> AdjacencyId {
+        let state = &mut self.servers[server.id.0 as usize];
+        if state.fib_generation != fib.generation {
+            state.fib_generation = fib.generation;
+            state.way = fib.resolve_for_all(server.addr).unwrap_or(AdjacencyId::NONE);
+        }
+        state.way
+    }
+
+    /// The local endpoint that is next in turn towards a server chosen. `service` has at least one local address.
+    fn local<A: Ip>(&mut self, service: &Service, server: ServerId) -> Option<(A, u16)> {
+        let state = &mut self.servers[server.0 as usize];
+        // The service may have changed since.
+        let LocalEndpoint { address, port } = &mut state.next_local;
         let (first, last) = service.local_ports;
-        if state.local_port < first || state.local_port >= last {
-            state.local_port = first;
-            state.local_address += 1;
-        } else {
-            state.local_port += 1;
+        if *port < first || *port > last {
+            *port = first;
         }
-        if state.local_address >= service.local_addresses.len() {
-            state.local_address = 0;
+        if *address as usize >= service.local_addresses.len() {
+            *address = 0;
         }
-        (service.local_addresses[state.local_address], state.local_port)
+        Some((A::from_ip(service.local_addresses[*address as usize])?, *port))
+    }
+
+    /// Ends the turn of a server's local endpoint.
+    fn advance_local(&mut self, service: &Service, server: ServerId) {
+        let LocalEndpoint { address, port } = &mut self.servers[server.0 as usize].next_local;
+        match *port < service.local_ports.1 {
+            true => *port += 1,
+            false => {
+                *port = service.local_ports.0;
+                *address += 1;
+            }
+        }
     }
 }
 
@@ -139,7 +200,8 @@ fn xorshift(mut x: u64) -> u64 {
 struct Servers<'a> {
     shared: &'a Shared,
     servers: &'a [Server],
-    overloaded: &'a [bool],
+    /// `None`: no server has a threshold.
+    overloaded: Option<&'a [bool]>,
 }
 
 impl Pool for Servers<'_> {
@@ -150,7 +212,7 @@ impl Pool for Servers<'_> {
         self.servers[server].weight
     }
     fn is_overloaded(&self, server: usize) -> bool {
-        self.overloaded[self.servers[server].id.0 as usize]
+        self.overloaded.is_some_and(|overloaded| overloaded[self.servers[server].id.0 as usize])
     }
     fn active(&self, server: usize) -> u64 {
         total(self.shared, self.servers[server].id, |c| c.active.get())
@@ -201,49 +263,78 @@ impl<Io: WorkerIo> Pipeline<Io> {
             fib_generation: snapshot.fib.generation,
             timer: Default::default(),
         };
-        if server.mode == ForwardMode::FullNat {
-            (conn.laddr, conn.lport) = self.local_endpoint(service, daddr, server.port)?;
+        if server.mode != ForwardMode::Tunnel {
+            conn.to_server = self.scheduling.way_to(server, &snapshot.fib);
         }
-        self.open(conn, &snapshot.settings.timeouts)
-    }
-
-    fn open<A: Ip>(&mut self, conn: Conn<A>, timeouts: &Timeouts) -> Result<ConnId, DropReason> {
-        let (server, state) = (conn.server, conn.state);
-        let id =
-            A::table(&mut self.tables).insert(conn, timeouts.get(state), self.now).map_err(|error| match error {
+        let timeout = snapshot.settings.timeouts.get(conn.state);
+        let is_active = conn.state.is_active();
+        let id = match server.mode {
+            ForwardMode::FullNat => self.insert_with_local_endpoint(service, conn, timeout)?,
+            _ => A::table(&mut self.tables).insert(conn, timeout, self.now).map_err(|error| match error {
                 InsertError::Full => DropReason::TableFull,
                 InsertError::Exists => DropReason::TupleConflict,
-            })?;
+            })?,
+        };
         let counters = self.counters();
-        counters.server(server).connections.add(1);
-        match state.is_active() {
-            true => counters.load(server).active.add(1),
-            false => counters.load(server).inactive.add(1),
+        counters.server(server.id).connections.add(1);
+        match is_active {
+            true => counters.load(server.id).active.add(1),
+            false => counters.load(server.id).inactive.add(1),
         }
         Ok(id)
     }
 
-    /// A local address and port that are free towards the server and whose replies come to this worker.
-    fn local_endpoint<A: Ip>(&mut self, service: &Service, daddr: A, dport: u16) -> Result<(A, u16), DropReason> {
+    /// Inserts the connection with a local address and port that are free towards the server and whose replies come to
+    /// this worker.
+    fn insert_with_local_endpoint<A: Ip>(
+        &mut self,
+        service: &Service,
+        mut conn: Conn<A>,
+        timeout: u32,
+    ) -> Result<ConnId, DropReason> {
         if service.local_addresses.is_empty() {
             return Err(DropReason::NoLocalAddress);
         }
         let (first, last) = service.local_ports;
         let pool = service.local_addresses.len() * (usize::from(last - first) + 1);
-        let workers = self.shared.limits.workers;
-        for _ in 0..pool.min(PORT_ATTEMPTS * workers) {
-            let (laddr, lport) = self.scheduling.next_local(service);
-            let Some(laddr) = A::from_ip(laddr) else { continue };
-            let reply = Tuple { src: daddr, dst: laddr, sport: dport, dport: lport, protocol: service.key.protocol };
-            if workers > 1 && self.ownership.owner(&reply) != self.id {
+        for _ in 0..pool.min(PORT_ATTEMPTS * self.shared.limits.workers) {
+            let local = self.scheduling.local(service, conn.server);
+            self.scheduling.advance_local(service, conn.server);
+            let Some(local) = local else { continue };
+            (conn.laddr, conn.lport) = local;
+            if !self.owns(&conn.outbound()) {
                 continue;
             }
-            if !A::table(&mut self.tables).contains(&reply) {
-                return Ok((laddr, lport));
+            match A::table(&mut self.tables).insert(conn.clone(), timeout, self.now) {
+                Ok(id) => {
+                    self.prefetch_next_local(service, conn);
+                    return Ok(id);
+                }
+                Err(InsertError::Exists) => {}
+                Err(InsertError::Full) => return Err(DropReason::TableFull),
             }
         }
         self.counters().service(service.id).local_port_exhausted.add(1);
         Err(DropReason::LocalPortExhausted)
+    }
+
+    /// Loads what the server's next connection will need of the index.
+    fn prefetch_next_local<A: Ip>(&mut self, service: &Service, mut conn: Conn<A>) {
+        for _ in 0..4 * self.shared.limits.workers {
+            let Some(local) = self.scheduling.local(service, conn.server) else { return };
+            (conn.laddr, conn.lport) = local;
+            let reply = conn.outbound();
+            if self.owns(&reply) {
+                let table = A::table(&mut self.tables);
+                return table.prefetch_bucket(table.hash(&reply));
+            }
+            self.scheduling.advance_local(service, conn.server);
+        }
+    }
+
+    /// True when packets with this tuple come to this worker.
+    fn owns<A: Ip>(&self, tuple: &Tuple<A>) -> bool {
+        self.shared.limits.workers == 1 || self.ownership.owner(tuple) == self.id
     }
 }
 

@@ -103,7 +103,8 @@ impl<A: Address> ConnTable<A> {
     }
 
     /// True when a connection has this tuple.
-    pub fn contains(&self, tuple: &Tuple<A>) -> bool {
+    #[cfg(test)]
+    pub(super) fn contains(&self, tuple: &Tuple<A>) -> bool {
         self.find(self.hash(tuple), tuple).is_some()
     }
 

@@ -151,7 +151,7 @@ fn waiting_packets_meet_a_smaller_mtu() {
 }
 
 #[test]
-fn existing_connections_follow_the_routes() {
+fn existing_and_new_connections_follow_the_routes() {
     for family in FAMILIES {
         for mode in MODES {
             let mut director = Director::new(Setup::workers(2), vec![service(1, family, Protocol::UDP, mode, &[1])]);
@@ -162,6 +162,9 @@ fn existing_connections_follow_the_routes() {
             // Another MAC address.
             director.rewire(|network| network.moved.push((server(family, 1), [2, 9, 9, 9, 9, 9])));
             assert_eq!(director.forward(1, CLIENTS, &packet).1.dst_mac, [2, 9, 9, 9, 9, 9]);
+            // What was remembered of the server for new connections does not outlive the change either.
+            let another = udp(client(family, 10), virt(family, 1));
+            assert_eq!(director.forward(1, CLIENTS, &another).1.dst_mac, [2, 9, 9, 9, 9, 9]);
             // The same for the client, where the server speaks first.
             if mode.sees_replies() {
                 assert_eq!(director.forward(0, SERVERS, &to_client).1.dst_mac, mac_of(client(family, 9).ip()));
@@ -181,8 +184,11 @@ fn existing_connections_follow_the_routes() {
                 network.routes.insert(0, host(server(family, 1), CLIENTS, gateway));
                 network.routes.insert(0, host(client(family, 9).ip(), SERVERS, router));
             });
-            let (port, seen) = director.forward(0, CLIENTS, &packet);
-            assert_eq!((port, seen.dst_mac, seen.src_mac), (CLIENTS, mac_of(gateway), port_mac(CLIENTS)));
+            for cport in [9, 10, 11] {
+                let (port, seen) = director.forward(0, CLIENTS, &udp(client(family, cport), virt(family, 1)));
+                assert_eq!((port, seen.dst_mac, seen.src_mac), (CLIENTS, mac_of(gateway), port_mac(CLIENTS)));
+            }
+            let (_, seen) = director.forward(0, CLIENTS, &packet);
             if mode == Tunnel {
                 assert_eq!(seen.ip.src.ip(), own(family, CLIENTS), "the outer source follows the route");
             }
@@ -196,6 +202,21 @@ fn existing_connections_follow_the_routes() {
             });
             assert!(director.receive(0, CLIENTS, &packet).is_empty());
             assert_eq!(director.drops(), [(DropReason::NoRoute, 1)]);
+            director.finish();
+        }
+    }
+}
+
+#[test]
+fn a_server_does_not_inherit_the_way_of_the_one_that_had_its_id() {
+    for family in FAMILIES {
+        for mode in MODES {
+            let mut director = Director::new(Setup::workers(1), vec![service(1, family, Protocol::UDP, mode, &[1])]);
+            for (cport, n) in [(1, 1), (2, 2), (3, 1)] {
+                director.configure(|services| services[0].servers[0].addr = server(family, n));
+                let (_, seen) = director.forward(0, CLIENTS, &udp(client(family, cport), virt(family, 1)));
+                assert_eq!(seen.dst_mac, mac_of(server(family, n)), "{family:?}, {mode:?}, server {n}");
+            }
             director.finish();
         }
     }

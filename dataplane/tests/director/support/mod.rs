@@ -269,10 +269,11 @@ impl Director {
         self
     }
 
-    /// Changes the configuration and publishes it.
+    /// Changes the configuration and publishes it; the FIB stays as it is.
     pub fn configure(&mut self, change: impl FnOnce(&mut Vec<Service>)) {
         change(&mut self.services);
-        self.publish();
+        let fib = Arc::clone(&self.publisher.current().fib);
+        self.publish_with(fib);
     }
 
     /// Changes the network and publishes the new FIB; the services stay as they are.
@@ -287,6 +288,11 @@ impl Director {
     /// Publishes everything anew.
     pub fn publish(&mut self) {
         self.fib_generation += 1;
+        let fib = Arc::new(self.network.fib(self.fib_generation));
+        self.publish_with(fib);
+    }
+
+    fn publish_with(&mut self, fib: Arc<Fib>) {
         self.version += 1;
         for service in &mut self.services {
             let weights: Vec<u32> = service.servers.iter().map(|s| s.weight).collect();
@@ -299,7 +305,7 @@ impl Director {
         let snapshot = Snapshot {
             generation: 0,
             services: Arc::new(ServiceTable::with_former(services, self.nat_servers.iter().copied())),
-            fib: Arc::new(self.network.fib(self.fib_generation)),
+            fib,
             settings: self.settings.clone(),
         };
         self.publisher.publish(snapshot);
