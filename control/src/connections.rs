@@ -9,8 +9,8 @@ use dataplane::shared::{Command, Reply, Shared};
 use dataplane::snapshot;
 use dpvs_api::{ApiError, Connection, ConnectionPage, ErrorKind, ForwardMode, Protocol};
 
-/// Connections that a worker copies between two bursts. At some 20 ns each it is away for a few microseconds.
-const SLICE: usize = 256;
+/// Connections asked for at once. A busy worker copies two between two bursts, so this many take it some milliseconds.
+const SLICE: usize = 2_000;
 /// Most connections of one page.
 pub const MAX_PAGE: usize = 10_000;
 /// How long a worker may take for a slice. It answers between bursts unless it is stuck.
@@ -24,13 +24,15 @@ pub struct ConnectionReader {
     shared: Arc<Shared>,
     /// By worker: a request was sent whose answer was not awaited to the end.
     unanswered: Vec<bool>,
+    /// Used again and again: in new memory, the worker that fills it would wait for page faults.
+    buffer: Vec<ConnRecord>,
 }
 
 impl ConnectionReader {
     /// The reader of all workers' tables.
     pub fn new(shared: Arc<Shared>) -> Self {
         let unanswered = vec![false; shared.workers.len()];
-        Self { shared, unanswered }
+        Self { shared, unanswered, buffer: Vec::new() }
     }
 
     /// Up to `limit` connections from `cursor` on, at least 1 and at most [`MAX_PAGE`].
@@ -44,6 +46,7 @@ impl ConnectionReader {
         while worker < self.shared.workers.len() && connections.len() < limit {
             let (next, records) = self.slice(worker, position, SLICE.min(limit - connections.len())).await?;
             connections.extend(records.iter().map(|record| connection(record, worker)));
+            self.buffer = records;
             match next {
                 Some(next) => position = next,
                 None => (worker, position) = (worker + 1, 0),
@@ -64,7 +67,12 @@ impl ConnectionReader {
             self.answer(worker).await?;
         }
         self.unanswered[worker] = true;
-        let command = Command::Dump { cursor, records: Vec::with_capacity(records) };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        if buffer.capacity() != records {
+            buffer = Vec::with_capacity(records);
+        }
+        let command = Command::Dump { cursor, records: buffer };
         if self.shared.workers[worker].commands.push(command).is_err() {
             self.unanswered[worker] = false;
             return Err(stuck(worker));
@@ -172,15 +180,15 @@ mod tests {
     #[tokio::test]
     async fn pages_cover_all_workers_once() {
         let shared = shared(3);
-        let totals = [600u64, 0, 1];
+        let totals = [6000u64, 0, 1];
         for (worker, total) in totals.into_iter().enumerate() {
             tokio::spawn(answer(Arc::clone(&shared), worker, total, usize::MAX));
         }
         let mut reader = ConnectionReader::new(shared);
         let (mut cursor, mut seen, mut pages) = (None, Vec::new(), 0);
         loop {
-            let page = reader.page(cursor.as_deref(), 250).await.unwrap();
-            assert!(page.connections.len() <= 250);
+            let page = reader.page(cursor.as_deref(), 2500).await.unwrap();
+            assert!(page.connections.len() <= 2500);
             seen.extend(page.connections.iter().map(|c| (c.worker, c.client.port())));
             pages += 1;
             cursor = page.next;
@@ -188,7 +196,7 @@ mod tests {
                 break;
             }
         }
-        let expected: Vec<_> = (0..600).map(|port| (0, port)).chain([(2, 0)]).collect();
+        let expected: Vec<_> = (0..6000).map(|port| (0, port)).chain([(2, 0)]).collect();
         assert_eq!(seen, expected);
         assert_eq!(pages, 3);
     }

@@ -22,9 +22,6 @@ pub enum InsertError {
 /// Connections whose removal is overlapped in memory while they expire.
 const EXPIRE_BATCH: usize = 16;
 
-/// Slots that [`ConnTable::dump`] visits per record it may return.
-const DUMP_SLOTS_PER_RECORD: usize = 16;
-
 /// Connections of one worker, found by either direction's tuple.
 ///
 /// All memory is allocated by [`new`](Self::new), in huge pages where the kernel has them: for IPv4 about 85 bytes per
@@ -246,23 +243,22 @@ impl<A: Address> ConnTable<A> {
         self.entries.capacity() * size_of::<Conn<A>>() + self.index.memory_bytes() + size_of::<Self>()
     }
 
-    /// Appends connections to `out`, from `cursor` on, until its capacity is reached or the slice is through.
+    /// Appends connections to `out`, from `cursor` on, until its capacity is reached or `slots` entries, free ones
+    /// included, have been visited. As many that come next are on their way into the cache when it returns.
     ///
     /// Begin with cursor 0 and go on with the value returned until that is `None`. Connections may come and go
     /// meanwhile: one that is there from the first call to the last appears once.
-    pub fn dump(&self, cursor: u64, out: &mut Vec<ConnRecord>, now: Tick) -> Option<u64> {
-        let room = out.capacity() - out.len();
+    pub fn dump(&self, cursor: u64, out: &mut Vec<ConnRecord>, slots: usize, now: Tick) -> Option<u64> {
         let from = usize::try_from(cursor).map_or(self.entries.len(), |cursor| cursor.min(self.entries.len()));
-        let slice = &self.entries[from..];
-        let slice = &slice[..slice.len().min(room.saturating_mul(DUMP_SLOTS_PER_RECORD))];
+        let (slice, rest) = self.entries[from..].split_at(slots.min(self.entries.len() - from));
         for (i, conn) in slice.iter().enumerate().filter(|(_, conn)| conn.timer.is_armed()) {
             if out.len() == out.capacity() {
                 return Some((from + i) as u64);
             }
             out.push(conn.record(now));
         }
-        let next = from + slice.len();
-        (next < self.entries.len()).then_some(next as u64)
+        rest.iter().take(slots).for_each(hw::prefetch);
+        (!rest.is_empty()).then_some((from + slice.len()) as u64)
     }
 
     /// The hashes of the tuples that a connection is indexed by; their buckets are on the way into the cache.

@@ -432,9 +432,11 @@ impl Director {
             while let Some(from) = cursor {
                 let command = Command::Dump { cursor: from, records: Vec::with_capacity(slice) };
                 self.shared.workers[worker].commands.push(command).expect("room for a command");
-                self.workers[worker].turn_at(self.now);
-                let reply = self.shared.workers[worker].replies.pop().expect("an answer within a turn");
-                let Reply::Dump { next, records } = reply;
+                let answer = (0..100).find_map(|_| {
+                    self.workers[worker].turn_at(self.now);
+                    self.shared.workers[worker].replies.pop()
+                });
+                let Reply::Dump { next, records } = answer.expect("an answer within 100 turns");
                 assert!(records.len() <= slice, "{} records in a slice of {slice}", records.len());
                 all.extend(records.into_iter().map(|record| (worker, record)));
                 cursor = next;
