@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use dataplane::shared::{Command, Reply};
 use dataplane::snapshot::ForwardMode::{DirectRouting, FullNat, Nat};
 use dataplane::verdict::DropReason;
 use dataplane::{ServerId, ServiceId};
@@ -461,4 +462,34 @@ fn connections_are_listed_in_slices() {
         }
         director.finish();
     }
+}
+
+#[test]
+fn a_listing_leaves_the_worker_to_the_packets() {
+    let mut director =
+        Director::new(Setup::workers(1), vec![service(1, Family::V4, Protocol::UDP, DirectRouting, &[1])]);
+    let packet = |n: u16| udp(client(Family::V4, 100 + n), virt(Family::V4, 1));
+    for n in 0..200 {
+        director.forward(0, CLIENTS, &packet(n));
+    }
+    let mut turns_of_a_listing = |with_packets: bool| {
+        let command = Command::Dump { cursor: 0, records: Vec::with_capacity(200) };
+        director.shared.workers[0].commands.push(command).unwrap();
+        for turn in 1.. {
+            if with_packets {
+                director.arrive(0, CLIENTS, &frame_for(CLIENTS, &packet(turn % 200)));
+            }
+            director.turn();
+            if let Some(Reply::Dump { records, .. }) = director.shared.workers[0].replies.pop() {
+                assert_eq!(records.len(), 200);
+                director.take_sent();
+                return turn;
+            }
+        }
+        unreachable!()
+    };
+    let (busy, idle) = (turns_of_a_listing(true), turns_of_a_listing(false));
+    assert!((50..=201).contains(&busy), "{busy} turns: a few connections in each turn with packets");
+    assert!(idle <= 10, "{idle} turns: many in each without");
+    director.finish();
 }
