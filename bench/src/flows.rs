@@ -1,6 +1,7 @@
 //! Flows by number: which addresses and ports flow `n` has, on either side of the director.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use dataplane::fib::Mac;
 use dataplane::ip::Ip;
@@ -106,10 +107,12 @@ pub struct Start {
     pub server: u32,
     /// First local endpoint towards every server, counted over all addresses and ports.
     pub local: u32,
+    /// Whether that was seen.
+    pub is_known: bool,
 }
 
 /// The numbering of one measurement.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Flows {
     /// Forwarding mode of all servers.
     pub mode: ForwardMode,
@@ -121,21 +124,30 @@ pub struct Flows {
     pub locals: u32,
     /// What the director chose for flow 0, once known.
     pub start: Start,
+    /// By flow: the number by which its client is found, where that is not the flow's own.
+    pub clients: Option<Arc<[u32]>>,
 }
 
-/// Servers of the one service, when there is one. Of several services each has one server.
+/// Servers of the one service, when there is one.
 pub const SERVERS: u32 = 4;
+/// Servers of each service, when there are several.
+pub const SERVERS_OF_EACH: u32 = 10;
 
 impl Flows {
     /// A numbering with local endpoints for `flows` flows.
     pub fn new(mode: ForwardMode, protocol: Protocol, services: u32, flows: u32) -> Self {
         let locals = (flows >> LOCAL_PORT_BITS).saturating_add(1).next_power_of_two();
-        Self { mode, protocol, services, locals, start: Start::default() }
+        Self { mode, protocol, services, locals, start: Start::default(), clients: None }
+    }
+
+    /// Number of servers of each service.
+    pub fn servers_of_each(&self) -> u32 {
+        if self.services == 1 { SERVERS } else { SERVERS_OF_EACH }
     }
 
     /// Number of servers of all services.
     pub fn servers(&self) -> u32 {
-        if self.services == 1 { SERVERS } else { self.services }
+        self.services * self.servers_of_each()
     }
 
     /// Port of the servers.
@@ -150,7 +162,8 @@ impl Flows {
 
     /// Client endpoint of a flow.
     #[inline(always)]
-    pub fn client<A: Family>(n: u32) -> (A, u16) {
+    pub fn client<A: Family>(&self, n: u32) -> (A, u16) {
+        let n = self.clients.as_ref().map_or(n, |clients| clients[n as usize]);
         // Neighbouring numbers are far apart; an odd factor makes it a permutation of 24 bits.
         let host = n.wrapping_mul(0x9e_3779b1) & 0xff_ffff;
         (A::host(Net::Client, host), 1024 + (n >> 24) as u16)
@@ -159,7 +172,10 @@ impl Flows {
     /// Server of a flow.
     #[inline(always)]
     pub fn server<A: Family>(&self, n: u32) -> A {
-        let server = if self.services == 1 { (self.start.server + n) % SERVERS } else { n % self.services };
+        let server = match self.services {
+            1 => (self.start.server + n) % SERVERS,
+            services => n % services * SERVERS_OF_EACH + (self.start.server + n / services) % SERVERS_OF_EACH,
+        };
         A::host(Net::Server, 1 + server)
     }
 
@@ -167,7 +183,7 @@ impl Flows {
     #[inline(always)]
     pub fn local<A: Family>(&self, n: u32) -> (A, u16) {
         if self.mode != ForwardMode::FullNat {
-            return Self::client(n);
+            return self.client(n);
         }
         // Each server has its own turn.
         let turn = self.start.local.wrapping_add(n / SERVERS);
@@ -196,7 +212,7 @@ impl Flows {
     /// Client to virtual service.
     #[inline(always)]
     fn client_side<A: Family>(&self, n: u32) -> Tuple<A> {
-        let (src, sport) = Self::client(n);
+        let (src, sport) = self.client(n);
         let (dst, dport) = Self::virt(if self.services == 1 { 0 } else { n % self.services });
         Tuple { src, dst, sport, dport, protocol: self.protocol }
     }
@@ -211,12 +227,11 @@ impl Flows {
     /// Learns from the first packet of flow 0 what the director chose for it.
     pub fn learn<A: Family>(&mut self, source: (A, u16), server: A) {
         let number = |addr: A, net| (addr.words().1 as u32).wrapping_sub(A::host(net, 1).words().1 as u32);
-        if self.services == 1 {
-            self.start.server = number(server, Net::Server) % SERVERS;
-        }
+        self.start.server = number(server, Net::Server) % self.servers_of_each();
         if self.mode == ForwardMode::FullNat {
             let port = u32::from(source.1.wrapping_sub(LOCAL_PORTS.0));
             self.start.local = number(source.0, Net::Local) << LOCAL_PORT_BITS | port;
+            self.start.is_known = true;
         }
     }
 }
@@ -228,8 +243,10 @@ mod tests {
     use super::*;
 
     fn distinct<A: Family>(mode: ForwardMode, services: u32) {
-        let flows =
-            Flows { start: Start { server: 3, local: 32_000 }, ..Flows::new(mode, Protocol::UDP, services, 100_000) };
+        let flows = Flows {
+            start: Start { server: 3, local: 32_000, is_known: true },
+            ..Flows::new(mode, Protocol::UDP, services, 100_000)
+        };
         let ways = if mode.sees_replies() { &[Way::In, Way::Out][..] } else { &[Way::In] };
         let mut seen = HashSet::new();
         for &way in ways {
@@ -250,16 +267,17 @@ mod tests {
 
     #[test]
     fn clients_are_distinct_beyond_their_addresses() {
-        assert_ne!(Flows::client::<Ipv4Addr>(5), Flows::client::<Ipv4Addr>(5 + (1 << 24)));
+        let flows = Flows::new(ForwardMode::FullNat, Protocol::UDP, 1, 1);
+        assert_ne!(flows.client::<Ipv4Addr>(5), flows.client::<Ipv4Addr>(5 + (1 << 24)));
     }
 
     #[test]
     fn what_is_learnt_is_what_flow_0_has() {
         let chosen = Flows {
-            start: Start { server: 2, local: 40_000 },
+            start: Start { server: 2, local: 40_000, is_known: true },
             ..Flows::new(ForwardMode::FullNat, Protocol::TCP, 1, 1 << 20)
         };
-        let mut flows = Flows { start: Start::default(), ..chosen };
+        let mut flows = Flows { start: Start::default(), ..chosen.clone() };
         flows.learn::<Ipv4Addr>(chosen.local(0), chosen.server(0));
         assert_eq!(flows.start, chosen.start);
         flows.start = Start::default();

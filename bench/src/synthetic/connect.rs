@@ -44,17 +44,17 @@ pub fn measure<A: Family>(pool: &Mempool, rounds: usize) -> Result<Connections> 
     let flows = Flows::new(ForwardMode::FullNat, Protocol::TCP, 1, 2 * CAPACITY as u32);
     let shape = Shape { flags: tcp::Flags::SYN, ..Shape::new::<A>(Protocol::TCP, 64) };
     let mut director = Director::<A>::new(pool, flows, shape, CAPACITY);
-    director.source.borrow_mut().pick = Pick::Sequence { next: 0, end: u32::MAX };
+    director.source_mut().pick = Pick::Sequence { next: 0, end: u32::MAX };
     let lifetime = Timeouts::default().get(State::SynRecv) * TICKS_PER_SECOND;
 
-    let mut now = Tick(1);
-    let mut ticks = |director: &mut Director<A>, ticks: u32| {
+    director.now = Some(Tick(1));
+    let ticks = |director: &mut Director<A>, ticks: u32| {
         let start = hw::cycles();
         for _ in 0..ticks {
             for _ in 0..BURSTS_PER_TICK {
-                director.turn_at(now);
+                director.turn(Program::Director);
             }
-            now.0 += 1;
+            director.now = director.now.map(|now| Tick(now.0 + 1));
         }
         (hw::cycles() - start) as f64 / f64::from(ticks) / (BURSTS_PER_TICK * BURST) as f64
     };
@@ -73,7 +73,7 @@ pub fn measure<A: Family>(pool: &Mempool, rounds: usize) -> Result<Connections> 
         // The bare source has consumed clients, too.
         director.capture();
         ticks(&mut director, 1);
-        let checked = director.check_capture(Program::Director, Way::In, false);
+        let checked = director.check_capture(Program::Director, Way::In);
         if director.check_no_loss().is_ok() {
             checked?;
         }

@@ -1,24 +1,24 @@
 //! A director with one worker between the ends of a synthetic source, and the two programs it is compared with.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::conn::Tick;
+use dataplane::counters::WorkerCounters;
 use dataplane::fib::{Fib, NextHop, PortInfo, Route};
 use dataplane::packet::{Burst, WorkerIo};
 use dataplane::shared::{Limits, Publisher, Shared};
-use dataplane::snapshot::{ForwardMode, Server, Service, ServiceKey, ServiceTable, Settings, Snapshot};
+use dataplane::snapshot::{ForwardMode, Server, Service, ServiceKey, ServiceTable, Snapshot};
 use dataplane::steer::Rss;
 use dataplane::verdict::DropReason;
 use dataplane::worker::{self, Idle, Worker, WorkerConfig};
-use dataplane::{PortId, ServerId, ServiceId};
+use dataplane::{PortId, ServerId, ServiceId, WorkerId};
 use dpdk::{Mbuf, Mempool};
 use proto::{Protocol, Tuple, ethernet, tcp};
 use sched::{Kind, Scheduler};
 
-use super::source::{Capture, Pick, Source, SourceIo};
+use super::source::{Capture, Pick, Source};
 use crate::flows::{Family, Flows, LOCAL_PORTS, Net, Way, mac_of};
 use crate::frame::{Expected, OWN_MAC, Shape, check, l4_offset};
 
@@ -26,6 +26,9 @@ use crate::frame::{Expected, OWN_MAC, Shape, check, l4_offset};
 const PORT: PortId = PortId(0);
 /// Larger than any packet with a tunnel header.
 const MTU: u16 = 2000;
+
+/// Flags of the answer to a SYN.
+pub const SYN_ACK: tcp::Flags = tcp::Flags(tcp::Flags::SYN.0 | tcp::Flags::ACK.0);
 
 /// What handles the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,78 +41,115 @@ pub enum Program {
     Director,
 }
 
-/// Director, source and all around them.
+/// A worker of a director with its source.
 pub struct Director<A: Family> {
-    /// Where packets come from.
-    pub source: Rc<RefCell<Source<A>>>,
-    /// What the director shares with its control thread, which is us.
+    /// What the director's workers share with its control thread.
     pub shared: Arc<Shared>,
     /// Packets that were checked byte by byte.
     pub verified: u64,
-    worker: Worker<SourceIo<A>>,
-    io: SourceIo<A>,
+    /// The time, when it is not that of the clock.
+    pub now: Option<Tick>,
+    id: WorkerId,
+    worker: Worker<Source<A>>,
     burst: Burst<Mbuf>,
-    _publisher: Publisher,
+    fib: Arc<Fib>,
 }
 
 impl<A: Family> Director<A> {
-    /// A director for these flows with room for `capacity` connections. No flow is known to it yet.
+    /// A director for these flows with room for `capacity` connections, and one worker. No flow is known to it yet.
     pub fn new(pool: &Mempool, flows: Flows, shape: Shape, capacity: usize) -> Self {
+        let director = Self::without_services(pool, vec![flows], shape, capacity).remove(0);
+        director.publish_services();
+        director
+    }
+
+    /// A director with as many workers as there are numberings of flows, which differ in the clients only. It has no
+    /// services yet.
+    pub fn without_services(pool: &Mempool, flows: Vec<Flows>, shape: Shape, capacity: usize) -> Vec<Self> {
+        let fib = Arc::new(fib::<A>(&flows[0]));
         let shared = Shared::new(Limits {
-            workers: 1,
+            workers: flows.len(),
             ports: 1,
-            max_services: flows.services as usize,
-            max_servers: flows.servers() as usize,
+            max_services: flows[0].services as usize,
+            max_servers: flows[0].servers() as usize,
             slow_path_frames: 64,
             max_frame: 2048,
         });
-        let mut publisher = Publisher::new(Arc::clone(&shared));
-        publisher.publish(Snapshot {
-            services: Arc::new(ServiceTable::new(services::<A>(&flows))),
-            fib: Arc::new(fib::<A>(&flows)),
-            settings: Settings::default(),
-            ..Snapshot::default()
-        });
-        let none = Pick::Sequence { next: 0, end: 0 };
-        let source = Rc::new(RefCell::new(Source::new(pool, flows, shape, none)));
         let config = WorkerConfig {
             connections: capacity,
             seed: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
             idle: Idle::Poll,
-            rss: Rss::software(1),
+            rss: Rss::software(flows.len()),
         };
-        let worker = worker::build(vec![SourceIo(Rc::clone(&source))], &shared, &config).remove(0);
-        let io = SourceIo(Rc::clone(&source));
-        Self { source, shared, verified: 0, worker, io, burst: Burst::new(), _publisher: publisher }
+        let none = Pick::Sequence { next: 0, end: 0 };
+        let sources = flows.into_iter().map(|flows| Source::new(pool, flows, shape, none)).collect();
+        let workers = worker::build(sources, &shared, &config).into_iter().zip(0..);
+        let director = |(worker, id)| Self {
+            shared: Arc::clone(&shared),
+            verified: 0,
+            now: None,
+            id: WorkerId(id),
+            worker,
+            burst: Burst::new(),
+            fib: Arc::clone(&fib),
+        };
+        workers.map(director).collect()
+    }
+
+    /// Puts the services in force in which the source's flows go.
+    pub fn publish_services(&self) {
+        // Nothing is published later, so that the publisher need not be kept.
+        Publisher::new(Arc::clone(&self.shared)).publish(Snapshot {
+            services: Arc::new(ServiceTable::new(services::<A>(&self.source().flows))),
+            fib: Arc::clone(&self.fib),
+            ..Snapshot::default()
+        });
+    }
+
+    /// Where packets come from.
+    pub fn source(&self) -> &Source<A> {
+        self.worker.io()
+    }
+
+    /// Where packets come from, to be changed.
+    pub fn source_mut(&mut self) -> &mut Source<A> {
+        self.worker.io_mut()
+    }
+
+    /// The worker's number.
+    pub fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    /// What the worker counts.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.shared.worker(self.id).counters
     }
 
     /// Makes the director know the first `flows` flows, TCP ones established, and checks every packet of it.
     pub fn open(&mut self, flows: u32, shape: Shape) -> Result<()> {
-        let Flows { protocol, mode, .. } = self.source.borrow().flows;
+        let Flows { protocol, mode, .. } = self.source().flows;
+        let before = self.counters().table_entries.get();
         let with = |flags| Shape { flags, ..shape };
-        let syn_ack = tcp::Flags(tcp::Flags::SYN.0 | tcp::Flags::ACK.0);
-        self.one_each(flows, Way::In, with(tcp::Flags::SYN)).context("first packets")?;
-        if mode.sees_replies() && self.source.borrow().flows.services == 1 {
+        self.one_each(0..flows, Way::In, with(tcp::Flags::SYN)).context("first packets")?;
+        if mode.sees_replies() && self.knows_local() {
             // Without TCP, too: the first reply of a flow finds its route, and the others remember it.
-            self.one_each(flows, Way::Out, with(syn_ack)).context("first replies")?;
+            self.one_each(0..flows, Way::Out, with(SYN_ACK)).context("first replies")?;
         }
         if protocol == Protocol::TCP {
-            self.one_each(flows, Way::In, with(tcp::Flags::ACK)).context("ACKs")?;
+            self.one_each(0..flows, Way::In, with(tcp::Flags::ACK)).context("ACKs")?;
         }
-        let entries = self.shared.workers[0].counters.table_entries.get();
-        ensure!(entries == u64::from(flows), "{entries} connections in the table, not {flows}");
+        let entries = self.counters().table_entries.get() - before;
+        ensure!(entries == u64::from(flows), "{entries} more connections in the table, not {flows}");
         Ok(())
     }
 
-    /// A packet of every flow.
-    fn one_each(&mut self, flows: u32, way: Way, shape: Shape) -> Result<()> {
-        {
-            let mut source = self.source.borrow_mut();
-            source.send(way, shape);
-            source.pick = Pick::Sequence { next: 0, end: flows };
-        }
-        let mut done = 0;
-        while done < flows {
+    /// A packet of every flow, each of which is checked.
+    pub fn one_each(&mut self, flows: Range<u32>, way: Way, shape: Shape) -> Result<()> {
+        self.source_mut().send(way, shape);
+        self.source_mut().pick = Pick::Sequence { next: flows.start, end: flows.end };
+        let mut done = flows.start;
+        while done < flows.end {
             done += self.verified_turn(Program::Director, way)? as u32;
         }
         Ok(())
@@ -121,55 +161,62 @@ impl<A: Family> Director<A> {
         match program {
             Program::Bare => self.alone(|_| ()),
             Program::Swap => self.alone(swap::<A>),
-            Program::Director => self.worker.turn(),
+            Program::Director => match self.now {
+                Some(now) => self.worker.turn_at(now),
+                None => self.worker.turn(),
+            },
         }
-    }
-
-    /// A turn of the director at a time of our choice.
-    pub fn turn_at(&mut self, now: Tick) -> usize {
-        self.worker.turn_at(now)
     }
 
     #[inline(always)]
     fn alone(&mut self, mut handle: impl FnMut(&mut Mbuf)) -> usize {
-        self.io.receive(PORT, &mut self.burst);
+        let source = self.worker.io_mut();
+        source.receive(PORT, &mut self.burst);
         let packets = self.burst.len();
         self.burst.iter_mut().for_each(&mut handle);
-        self.io.transmit(PORT, &mut self.burst);
+        source.transmit(PORT, &mut self.burst);
         packets
+    }
+
+    /// Whether the local endpoint of each flow is known: the director takes them in turn, but for each service and only
+    /// those whose replies come to the worker.
+    fn knows_local(&self) -> bool {
+        let flows = &self.source().flows;
+        let is_numbered = flows.services == 1 && self.shared.limits.workers == 1 && flows.start.is_known;
+        is_numbered || flows.mode != ForwardMode::FullNat
     }
 
     /// A turn whose packets are checked one by one.
     pub fn verified_turn(&mut self, program: Program, way: Way) -> Result<usize> {
         self.capture();
         let packets = self.turn(program);
-        let is_local_known = self.source.borrow().flows.services == 1;
-        self.check_capture(program, way, is_local_known)?;
+        self.check_capture(program, way)?;
         Ok(packets)
     }
 
     /// Records all packets from now on.
     pub fn capture(&mut self) {
-        self.source.borrow_mut().capture = Some(Capture::default());
+        self.source_mut().capture = Some(Capture::default());
     }
 
-    /// Checks all that was recorded and stops recording. Without `is_local_known` the director may have used any local
-    /// address and port.
-    pub fn check_capture(&mut self, program: Program, way: Way, is_local_known: bool) -> Result<()> {
-        let mut source = self.source.borrow_mut();
+    /// Checks all that was recorded and stops recording.
+    pub fn check_capture(&mut self, program: Program, way: Way) -> Result<()> {
+        let mut is_local_known = self.knows_local();
+        let shared = Arc::clone(&self.shared);
+        let source = self.source_mut();
         let Some(capture) = source.capture.take() else { return Ok(()) };
         ensure!(
-            capture.frames().len() == capture.flows.len(),
+            capture.frames().len() == capture.came.len(),
             "{} packets came, {} left: {}",
-            capture.flows.len(),
+            capture.came.len(),
             capture.frames().len(),
-            drops(&self.shared)
+            drops(&shared)
         );
-        let came_len = source.frame_len();
-        for (&n, frame) in capture.flows.iter().zip(capture.frames()) {
-            if n == 0 && way == Way::In && program == Program::Director && is_local_known {
+        for (&(n, came_len), frame) in capture.came.iter().zip(capture.frames()) {
+            if n == 0 && way == Way::In && program == Program::Director {
                 let (src, dst, sport) = seen::<A>(frame)?;
                 source.flows.learn((src, sport), dst);
+                is_local_known |= source.flows.services == 1 && shared.limits.workers == 1;
             }
             let expected = match program {
                 Program::Bare => return Ok(()),
@@ -178,16 +225,24 @@ impl<A: Family> Director<A> {
             };
             check(frame, &expected).with_context(|| format!("{program:?}, {way:?}, flow {n}"))?;
         }
-        self.verified += capture.flows.len() as u64;
+        self.verified += capture.came.len() as u64;
         Ok(())
     }
 
     /// Fails when the director has dropped anything or handed it to the kernel.
     pub fn check_no_loss(&self) -> Result<()> {
-        let counters = &self.shared.workers[0].counters;
+        self.check_only_drops(&[])
+    }
+
+    /// Fails when the director has handed anything to the kernel, or dropped it for other reasons than these.
+    pub fn check_only_drops(&self, reasons: &[DropReason]) -> Result<()> {
+        let counters = self.counters();
         let port = &counters.ports[0];
         let (came, left) = (port.rx_packets.get(), port.tx_packets.get());
-        if came != left || counters.punted.get() != 0 || counters.drops.iter().any(|drops| drops.get() != 0) {
+        let dropped = |reason: DropReason| counters.drops[reason as usize].get();
+        let expected: u64 = reasons.iter().map(|&reason| dropped(reason)).sum();
+        let others = DropReason::ALL.iter().filter(|reason| !reasons.contains(reason)).map(|&reason| dropped(reason));
+        if came != left + expected || counters.punted.get() != 0 || others.sum::<u64>() != 0 {
             bail!(
                 "of {came} packets {left} left, {} went to the kernel; {}",
                 counters.punted.get(),
@@ -200,8 +255,8 @@ impl<A: Family> Director<A> {
 
 /// The drop counters that moved.
 pub fn drops(shared: &Shared) -> String {
-    let counters = &shared.workers[0].counters.drops;
-    let moved = DropReason::ALL.iter().map(|&reason| (reason, counters[reason as usize].get())).filter(|(_, n)| *n > 0);
+    let of_all = |reason| shared.workers.iter().map(|worker| worker.counters.drops[reason as usize].get()).sum::<u64>();
+    let moved = DropReason::ALL.iter().map(|&reason| (reason, of_all(reason))).filter(|(_, n)| *n > 0);
     let list: Vec<String> = moved.map(|(reason, n)| format!("{reason} {n}")).collect();
     if list.is_empty() { "no drops".to_owned() } else { format!("drops: {}", list.join(", ")) }
 }
@@ -263,7 +318,7 @@ fn services<A: Family>(flows: &Flows) -> Vec<Arc<Service>> {
         lower_threshold: 0,
     };
     let service = |id: u32| {
-        let servers = if flows.services == 1 { 0..flows.servers() } else { id..id + 1 };
+        let servers = id * flows.servers_of_each()..(id + 1) * flows.servers_of_each();
         let (vaddr, vport) = Flows::virt::<A>(id);
         Arc::new(Service {
             id: ServiceId(id),

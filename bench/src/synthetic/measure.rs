@@ -160,13 +160,15 @@ pub struct Effort {
 }
 
 /// Median and mean of the chunks of one program in one round, in cycles per packet.
-struct Lap {
-    median: f64,
-    mean: f64,
+pub struct Lap {
+    /// Median.
+    pub median: f64,
+    /// Mean.
+    pub mean: f64,
 }
 
 /// Runs a program until the caches have forgotten the one before, then measures it.
-fn lap<A: Family>(director: &mut Director<A>, program: Program, warm_up_chunks: usize, chunks: usize) -> Lap {
+pub fn lap<A: Family>(director: &mut Director<A>, program: Program, warm_up_chunks: usize, chunks: usize) -> Lap {
     for _ in 0..warm_up_chunks * BURSTS_PER_CHUNK {
         director.turn(program);
     }
@@ -188,7 +190,7 @@ pub fn prepare<A: Family>(pool: &Mempool, case: &Case, effort: &Effort) -> Resul
     let shape = Shape::new::<A>(case.protocol, case.wire_len);
     let mut director = Director::new(pool, flows, shape, effort.capacity.max(case.flows as usize));
     director.open(case.flows, shape).with_context(|| format!("{}: opening the connections", case.name()))?;
-    director.source.borrow_mut().pick = case.pick();
+    director.source_mut().pick = case.pick();
     Ok((director, shape))
 }
 
@@ -247,7 +249,7 @@ impl<A: Family> FamilyTrial<A> {
 impl<A: Family> Trial for FamilyTrial<A> {
     fn round(&mut self, effort: &Effort) -> Result<()> {
         for (&way, laps) in self.case.ways().iter().zip(&mut self.laps) {
-            self.director.source.borrow_mut().send(way, self.shape);
+            self.director.source_mut().send(way, self.shape);
             let verified = self.director.verified;
             for (i, program) in PROGRAMS.into_iter().enumerate() {
                 // Three packets of each flow, unless the table is so large that most packets miss all caches anyway.

@@ -1,11 +1,17 @@
 //! Measures the packet path on one core: packets come from a synthetic source in the worker's own loop.
 
+mod churn;
 mod connect;
 mod director;
+mod fill;
+mod lives;
 mod measure;
 mod plan;
+mod scenario;
+mod scenarios;
 mod source;
 mod table;
+mod workers;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -21,6 +27,8 @@ pub use self::connect::Connections;
 use self::director::Program;
 use self::measure::{Case, Effort};
 pub use self::measure::{Measured, count};
+use self::scenario::Bench;
+pub use self::scenarios::Scenarios;
 use crate::flows::Family;
 use crate::{facts, stats, write_json};
 
@@ -37,6 +45,9 @@ pub struct Synthetic {
     pub connections: Vec<Connections>,
     /// Memory.
     pub memory: Memory,
+    /// Whole situations.
+    #[serde(default)]
+    pub scenarios: Scenarios,
 }
 
 /// Memory of connection tables.
@@ -68,7 +79,8 @@ pub struct Arguments {
     /// Room for connections; more when a case has more flows. The default is the daemon's
     #[arg(long, default_value_t = 1 << 20)]
     capacity: usize,
-    /// Only cases whose name has all of these words, such as "FULLNAT IPv4 1k"; "connections": only new connections
+    /// Only cases whose name has all of these words, such as "FULLNAT IPv4 1k"; "connections": only new connections;
+    /// "workers", "fill", "churn" or "lives": only that scenario
     #[arg(long)]
     only: Option<String>,
     /// Instead of measuring run the director alone for so many seconds on every case and way, to be profiled
@@ -79,11 +91,16 @@ pub struct Arguments {
     out: Option<PathBuf>,
 }
 
-/// Packet buffers, far more than are ever under way: a burst at the source and one on the way out.
-const BUFFERS: u32 = 2047;
+/// Packet buffers, more than are ever under way: a burst at the source and one on the way out, and with several workers
+/// what is in their caches and between them.
+const BUFFERS: u32 = 8191;
 
 /// Measures, prints and writes the result.
 pub fn run(arguments: Arguments) -> Result<()> {
+    // Before DPDK binds this thread to one of them.
+    let mut cpus: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|cpu| cpu.id).collect();
+    cpus.retain(|&cpu| cpu != arguments.core);
+    cpus.insert(0, arguments.core);
     let packet_memory = if facts::free_hugepage_mib() >= 64 { "hugepages" } else { "ordinary pages" };
     let mut eal_arguments = vec![
         "dpvs-bench".to_owned(),
@@ -109,7 +126,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     groups.iter_mut().for_each(|cases| cases.retain(is_chosen));
     groups.retain(|cases| !cases.is_empty());
     let only_connections = words == ["connections"];
-    anyhow::ensure!(!groups.is_empty() || only_connections, "no case has all of the words '{}'", words.join(" "));
+    let only_scenario = words.iter().copied().find(|word| words.len() == 1 && scenarios::NAMES.contains(word));
+    let is_none = groups.is_empty() && !only_connections && only_scenario.is_none();
+    anyhow::ensure!(!is_none, "no case has all of the words '{}'", words.join(" "));
     let effort = Effort { rounds: arguments.rounds, chunks: arguments.chunks, capacity: arguments.capacity };
     if let Some(seconds) = arguments.spin {
         return groups.concat().iter().try_for_each(|case| match case.is_v6 {
@@ -119,7 +138,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 
     let ghz = facts::tsc_ghz();
-    println!("One worker on CPU {}, packets in {packet_memory}\n\n{}", arguments.core, table::HEADER);
+    println!("CPU {}, packets in {packet_memory}\n", arguments.core);
+    if !groups.is_empty() {
+        println!("{}", table::HEADER);
+    }
     let mut forwarding = Vec::new();
     for cases in &groups {
         let measured = measure::measure(&pool, cases, &effort)?;
@@ -132,17 +154,27 @@ pub fn run(arguments: Arguments) -> Result<()> {
         connections.push(connect::measure::<Ipv6Addr>(&pool, effort.rounds)?);
     }
     let memory = memory();
-    let verified: u64 = forwarding.iter().map(|m| m.verified).sum();
-    println!("\nNo packet was lost; {verified} were checked byte by byte besides those that opened connections.");
-    let source = stats::Spread::of(forwarding.iter().map(|m| m.bare.median / ghz).collect());
-    println!(
-        "The source took {:.1} ns [{:.1}-{:.1}]; where it took longer, the machine was slower, in all columns.\n",
-        source.median, source.min, source.max
-    );
+    if !forwarding.is_empty() {
+        let verified: u64 = forwarding.iter().map(|m| m.verified).sum();
+        println!("\nNo packet was lost; {verified} were checked byte by byte besides those that opened connections.");
+        let source = stats::Spread::of(forwarding.iter().map(|m| m.bare.median / ghz).collect());
+        println!(
+            "The source took {:.1} ns [{:.1}-{:.1}]; where it took longer, the machine was slower, in all columns.\n",
+            source.median, source.min, source.max
+        );
+    }
     table::connection_lines(&connections, ghz).iter().for_each(|line| println!("{line}"));
+    let bench = Bench { eal, pool, cpus, ghz };
+    let scenarios = match (only_scenario, words.is_empty()) {
+        (None, false) => Scenarios::default(),
+        (only, _) => scenarios::run(&bench, arguments.full, arguments.rounds, only)?,
+    };
     if let Some(path) = arguments.out {
         let packet_memory = packet_memory.to_owned();
-        write_json(&path, &Synthetic { core: arguments.core, packet_memory, forwarding, connections, memory })?;
+        write_json(
+            &path,
+            &Synthetic { core: arguments.core, packet_memory, forwarding, connections, memory, scenarios },
+        )?;
     }
     Ok(())
 }
@@ -151,7 +183,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 fn spin<A: Family>(pool: &Mempool, case: &Case, effort: &Effort, seconds: u64) -> Result<()> {
     let (mut director, shape) = measure::prepare::<A>(pool, case, effort)?;
     for &way in case.ways() {
-        director.source.borrow_mut().send(way, shape);
+        director.source_mut().send(way, shape);
         println!("{} {way:?}", case.name());
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(seconds) {

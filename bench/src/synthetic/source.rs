@@ -1,12 +1,10 @@
 //! The synthetic source: packets are made where a NIC would deliver them, in the loop of the worker itself.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use dataplane::PortId;
 use dataplane::forward::nat;
 use dataplane::packet::{Burst, WorkerIo};
 use dpdk::{Mbuf, Mempool};
+use proto::Tuple;
 
 use crate::flows::{Family, Flows, Way};
 use crate::frame::{HEADERS, Shape, l4_offset};
@@ -79,8 +77,8 @@ fn scale(random: u64, n: u32) -> u32 {
 /// What went in and what came out, for verification.
 #[derive(Debug, Default)]
 pub struct Capture {
-    /// Flow numbers of the packets made, in order.
-    pub flows: Vec<u32>,
+    /// Flow numbers of the packets made and the lengths of their frames, in order.
+    pub came: Vec<(u32, usize)>,
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
@@ -97,7 +95,81 @@ impl Capture {
     }
 }
 
-/// Makes packets and takes them back.
+/// First packets of connections that begin, among the others.
+#[derive(Clone, Debug)]
+pub struct Newcomers {
+    /// Number of the next flow.
+    pub next: u32,
+    /// How many come.
+    pub pace: Pace,
+    template: Template,
+}
+
+/// What packets of one length have in common.
+#[derive(Clone, Debug)]
+struct Template {
+    headers: [u8; HEADERS],
+    frame_len: usize,
+}
+
+impl Template {
+    fn new<A: Family>(shape: Shape, tuple: &Tuple<A>) -> Self {
+        let mut headers = [0; HEADERS];
+        headers.copy_from_slice(&shape.build(tuple)[..HEADERS]);
+        Self { headers, frame_len: shape.frame_len }
+    }
+
+    /// Turns a buffer without data into a packet. What there is beyond the headers is in the buffer already.
+    #[inline(always)]
+    fn make<A: Family>(&self, packet: &mut Mbuf, tuple: &Tuple<A>) {
+        if !packet.append(self.frame_len.max(HEADERS)) {
+            return;
+        }
+        let frame = packet.data_mut();
+        frame[..HEADERS].copy_from_slice(&self.headers);
+        nat::rewrite(frame, proto::ethernet::HEADER_LEN, l4_offset::<A>(), tuple);
+        packet.truncate(self.frame_len);
+    }
+}
+
+/// How many packets there are of something.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// So many of each burst.
+    Burst(usize),
+    /// So many per TSC cycle.
+    Rate {
+        /// Packets per cycle.
+        per_cycle: f64,
+        /// Packets that are due, and when that was reckoned.
+        due: (f64, u64),
+    },
+}
+
+impl Pace {
+    /// So many per TSC cycle from now on.
+    pub fn rate(per_cycle: f64) -> Self {
+        Pace::Rate { per_cycle, due: (0.0, hw::cycles()) }
+    }
+
+    /// How many of the next `n` packets. What is due beyond that is forgotten after a burst.
+    #[inline]
+    fn next(&mut self, n: usize) -> usize {
+        match self {
+            Pace::Burst(packets) => n.min(*packets),
+            Pace::Rate { per_cycle, due: (due, since) } => {
+                let now = hw::cycles();
+                *due = (*due + now.wrapping_sub(*since) as f64 * *per_cycle).min(2.0 * n as f64);
+                *since = now;
+                let packets = n.min(*due as usize);
+                *due -= packets as f64;
+                packets
+            }
+        }
+    }
+}
+
+/// Makes packets and takes them back: a worker's queues.
 pub struct Source<A> {
     pool: Mempool,
     /// The numbering of flows.
@@ -108,9 +180,11 @@ pub struct Source<A> {
     pub sent: u64,
     /// When set, everything that comes and goes is recorded.
     pub capture: Option<Capture>,
+    newcomers: Option<Newcomers>,
     way: Way,
-    template: Vec<u8>,
-    shape: Shape,
+    /// One after the other.
+    templates: Vec<Template>,
+    turn: usize,
     random: u64,
     family: std::marker::PhantomData<A>,
 }
@@ -124,34 +198,46 @@ impl<A: Family> Source<A> {
             pick,
             sent: 0,
             capture: None,
+            newcomers: None,
             way: Way::In,
-            template: Vec::new(),
-            shape,
+            templates: Vec::new(),
+            turn: 0,
             random: 0x1234_5678_9abc_def1,
             family: std::marker::PhantomData,
         };
-        source.paint();
+        source.paint(shape);
         source.send(Way::In, shape);
         source
     }
 
-    /// Bytes of the frames that come.
-    pub fn frame_len(&self) -> usize {
-        self.shape.frame_len
-    }
-
     /// From now on the packets go this way and look like this.
     pub fn send(&mut self, way: Way, shape: Shape) {
+        self.send_in_turn(way, &[shape]);
+    }
+
+    /// From now on the packets go this way and look like one of these after the other, of which there is at least one.
+    pub fn send_in_turn(&mut self, way: Way, shapes: &[Shape]) {
+        let tuple = self.flows.arriving::<A>(0, way);
         self.way = way;
-        self.shape = shape;
-        self.template = shape.build(&self.flows.arriving::<A>(0, way));
+        self.turn = 0;
+        self.templates = shapes.iter().map(|&shape| Template::new(shape, &tuple)).collect();
+    }
+
+    /// From now on there are first packets of flows from `first` on among the packets.
+    pub fn bring_newcomers(&mut self, first: u32, pace: Pace, shape: Shape) {
+        let template = Template::new(shape, &self.flows.arriving::<A>(0, Way::In));
+        self.newcomers = Some(Newcomers { next: first, pace, template });
+    }
+
+    /// The newcomers, if there are any.
+    pub fn newcomers(&mut self) -> &mut Option<Newcomers> {
+        &mut self.newcomers
     }
 
     /// Gives every buffer of the pool the payload, which is never written again: packets differ in their headers only.
-    fn paint(&self) {
+    fn paint(&self, shape: Shape) {
         let mut all: Vec<Mbuf> = std::iter::from_fn(|| self.pool.allocate()).collect();
-        let frame =
-            Shape { frame_len: crate::frame::MAX_FRAME, ..self.shape }.build(&self.flows.arriving::<A>(0, Way::In));
+        let frame = Shape { frame_len: crate::frame::MAX_FRAME, ..shape }.build(&self.flows.arriving::<A>(0, Way::In));
         for packet in &mut all {
             if packet.append(frame.len()) {
                 packet.data_mut().copy_from_slice(&frame);
@@ -159,32 +245,49 @@ impl<A: Family> Source<A> {
         }
     }
 
-    /// Fills the burst. What there is of the template beyond the headers is in the buffers already.
+    /// Fills the burst.
     #[inline(always)]
-    fn receive(&mut self, burst: &mut Burst<Mbuf>) {
+    fn fill(&mut self, burst: &mut Burst<Mbuf>) {
         if !self.pool.fill(burst) {
             return;
         }
         burst.truncate(self.pick.available(burst.len()));
-        let len = self.template.len();
-        let Some(headers) = self.template.first_chunk::<HEADERS>() else { return };
-        for packet in burst.iter_mut() {
-            let n = self.pick.next(&mut self.random);
-            if let Some(capture) = &mut self.capture {
-                capture.flows.push(n);
+        let mut packets = burst.iter_mut();
+        if let Some(newcomers) = &mut self.newcomers {
+            let first = newcomers.next;
+            newcomers.next += newcomers.pace.next(packets.len()) as u32;
+            for (n, packet) in (first..newcomers.next).zip(packets.by_ref()) {
+                newcomers.template.make::<A>(packet, &self.flows.arriving(n, Way::In));
+                if let Some(capture) = &mut self.capture {
+                    capture.came.push((n, newcomers.template.frame_len));
+                }
             }
-            if !packet.append(len) {
-                continue;
-            }
-            let frame = packet.data_mut();
-            frame[..HEADERS].copy_from_slice(headers);
-            nat::rewrite(frame, proto::ethernet::HEADER_LEN, l4_offset::<A>(), &self.flows.arriving::<A>(n, self.way));
-            packet.truncate(self.shape.frame_len);
         }
+        for packet in packets {
+            let n = self.pick.next(&mut self.random);
+            let template = &self.templates[self.turn];
+            template.make::<A>(packet, &self.flows.arriving(n, self.way));
+            if let Some(capture) = &mut self.capture {
+                capture.came.push((n, template.frame_len));
+            }
+            self.turn += 1;
+            if self.turn == self.templates.len() {
+                self.turn = 0;
+            }
+        }
+    }
+}
+
+impl<A: Family> WorkerIo for Source<A> {
+    type Packet = Mbuf;
+
+    #[inline(always)]
+    fn receive(&mut self, _port: PortId, burst: &mut Burst<Mbuf>) {
+        self.fill(burst);
     }
 
     #[inline(always)]
-    fn transmit(&mut self, burst: &mut Burst<Mbuf>) {
+    fn transmit(&mut self, _port: PortId, burst: &mut Burst<Mbuf>) {
         self.sent += burst.len() as u64;
         if let Some(capture) = &mut self.capture {
             for packet in burst.iter() {
@@ -193,26 +296,9 @@ impl<A: Family> Source<A> {
         }
         dpdk::mbuf::free_burst(burst);
     }
-}
-
-/// The worker's end. Clones are handles of the same source.
-pub struct SourceIo<A>(pub Rc<RefCell<Source<A>>>);
-
-impl<A: Family> WorkerIo for SourceIo<A> {
-    type Packet = Mbuf;
-
-    #[inline(always)]
-    fn receive(&mut self, _port: PortId, burst: &mut Burst<Mbuf>) {
-        self.0.borrow_mut().receive(burst);
-    }
-
-    #[inline(always)]
-    fn transmit(&mut self, _port: PortId, burst: &mut Burst<Mbuf>) {
-        self.0.borrow_mut().transmit(burst);
-    }
 
     fn allocate(&mut self) -> Option<Mbuf> {
-        self.0.borrow().pool.allocate()
+        self.pool.allocate()
     }
 }
 

@@ -1,0 +1,75 @@
+//! Whole situations that a director gets into.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::churn::{self, Churn};
+use super::fill::{self, Fill};
+use super::lives::{self, Lives};
+use super::scenario::Bench;
+use super::workers::{self, Scaling};
+
+/// What each is called on the command line.
+pub const NAMES: [&str; 4] = ["workers", "fill", "churn", "lives"];
+
+/// What was measured.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Scenarios {
+    /// What was left out and why; a sentence each.
+    pub notes: Vec<String>,
+    /// Several workers.
+    pub workers: Vec<Scaling>,
+    /// Filling a table.
+    pub fills: Vec<Fill>,
+    /// Forwarding beside a constant turnover of connections.
+    pub churns: Vec<Churn>,
+    /// Whole TCP connections.
+    pub lives: Vec<Lives>,
+}
+
+/// Runs all scenarios or one, small or large, and prints a line for each result.
+pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Result<Scenarios> {
+    let mut scenarios = Scenarios::default();
+    let is_wanted = |name| only.is_none_or(|only| only == name);
+    if is_wanted("workers") {
+        let cpus = bench.cpus.len();
+        let numbers = if cpus > 2 { vec![2, cpus] } else { vec![2] };
+        for number in numbers {
+            if number > cpus {
+                let note = format!("{number} workers were not measured: there is 1 CPU, and each worker needs one.");
+                println!("{note}");
+                scenarios.notes.push(note);
+                continue;
+            }
+            for flows in [100_000, 1_000_000] {
+                let scaling = workers::measure(bench, number, flows, rounds).context("several workers")?;
+                println!("{}", scaling.line());
+                scenarios.workers.push(scaling);
+            }
+        }
+    }
+    if is_wanted("fill") {
+        let sizes: &[u32] = if full { &[1_000_000, 10_000_000] } else { &[1_000_000] };
+        for &size in sizes {
+            let fill = fill::measure::<Ipv4Addr>(bench, size, rounds).context("filling a table")?;
+            println!("{}", fill.line());
+            scenarios.fills.push(fill);
+        }
+    }
+    if is_wanted("churn") {
+        let milliseconds = if full { 400 } else { 150 };
+        let churns = churn::measure::<Ipv4Addr>(bench, 1_000_000, rounds, milliseconds).context("turnover")?;
+        churns.iter().for_each(|churn| println!("{}", churn.line()));
+        scenarios.churns = churns;
+    }
+    if is_wanted("lives") {
+        let lives =
+            lives::measure::<Ipv4Addr>(bench, rounds, if full { 16 } else { 8 }).context("whole connections")?;
+        println!("{}", lives.line());
+        scenarios.lives.push(lives);
+    }
+    Ok(scenarios)
+}
