@@ -1,34 +1,55 @@
 //! The connection table alone: `cargo bench -p dataplane --bench conn`.
 //!
 //! Lookups go in bursts of 64 packets of uniformly random connections and in the three steps that workers use;
-//! half of the packets come from clients, half from servers. The largest table takes 1 GiB.
+//! half of the packets come from clients, half from servers. The largest table takes 1.5 GiB.
 
 use std::hint::black_box;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use dataplane::ServerId;
-use dataplane::conn::{Conn, ConnId, ConnTable, TICKS_PER_SECOND, Tick, Timer};
+use dataplane::conn::{Conn, ConnId, ConnTable, TICKS_PER_SECOND, Tick, Timer, TupleHasher};
 use dataplane::fib::AdjacencyId;
 use dataplane::packet::BURST;
 use dataplane::snapshot::ForwardMode;
 use proto::state::State;
-use proto::{Protocol, Tuple};
+use proto::{Address, Protocol, Tuple};
 
 const SIZES: [(&str, u32); 4] = [("1k", 1_000), ("100k", 100_000), ("1M", 1_000_000), ("10M", 10_000_000)];
+const SEED: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 const TIMEOUT: u32 = 300;
 /// Packets that are prepared before a measurement.
 const PACKETS: usize = 1 << 20;
 
+trait Host: Address {
+    const NAME: &str;
+    /// Host `n` of the Internet.
+    fn host(n: u32) -> Self;
+}
+
+impl Host for Ipv4Addr {
+    const NAME: &str = "IPv4";
+    fn host(n: u32) -> Self {
+        n.into()
+    }
+}
+
+impl Host for Ipv6Addr {
+    const NAME: &str = "IPv6";
+    fn host(n: u32) -> Self {
+        (0x2001_0db8 << 96 | u128::from(n)).into()
+    }
+}
+
 /// Connection number `n`: scattered clients, consecutive local ports.
-fn conn(n: u32) -> Conn<Ipv4Addr> {
+fn conn<A: Host>(n: u32) -> Conn<A> {
     let client = u64::from(n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     Conn {
-        caddr: Ipv4Addr::from((client >> 32) as u32),
-        vaddr: Ipv4Addr::new(192, 0, 2, 1),
-        daddr: Ipv4Addr::new(10, 0, 0, 1),
-        laddr: Ipv4Addr::from(0x0a01_0000 + (n >> 15)),
+        caddr: A::host((client >> 32) as u32),
+        vaddr: A::host(0xc000_0201),
+        daddr: A::host(0x0a00_0001),
+        laddr: A::host(0x0a01_0000 + (n >> 15)),
         cport: client as u16,
         vport: 80,
         dport: 80,
@@ -45,8 +66,9 @@ fn conn(n: u32) -> Conn<Ipv4Addr> {
     }
 }
 
-fn filled(connections: u32) -> ConnTable<Ipv4Addr> {
-    let mut table = ConnTable::new(connections as usize, [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], Tick(0));
+/// A table of connections with room for `more`.
+fn filled<A: Host>(connections: u32, more: u32) -> ConnTable<A> {
+    let mut table = ConnTable::new((connections + more) as usize, SEED, Tick(0));
     for n in 0..connections {
         table.insert(conn(n), TIMEOUT, Tick(0)).expect("there is room, and no tuple comes twice");
     }
@@ -61,7 +83,7 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
-fn packets(connections: u32, tuple: impl Fn(&Conn<Ipv4Addr>, bool) -> Tuple<Ipv4Addr>) -> Vec<Tuple<Ipv4Addr>> {
+fn packets<A: Host>(connections: u32, tuple: impl Fn(&Conn<A>, bool) -> Tuple<A>) -> Vec<Tuple<A>> {
     let mut state = 0x1234_5678_9abc_def1;
     let mut packet = || {
         let r = random(&mut state);
@@ -71,7 +93,7 @@ fn packets(connections: u32, tuple: impl Fn(&Conn<Ipv4Addr>, bool) -> Tuple<Ipv4
 }
 
 /// Looks up and touches every packet of a burst; returns how many were found.
-fn look_up(table: &mut ConnTable<Ipv4Addr>, burst: &[Tuple<Ipv4Addr>]) -> usize {
+fn look_up<A: Host>(table: &mut ConnTable<A>, burst: &[Tuple<A>]) -> usize {
     let mut hashes = [0; BURST];
     for (hash, tuple) in hashes.iter_mut().zip(burst) {
         *hash = table.hash(tuple);
@@ -91,13 +113,20 @@ fn look_up(table: &mut ConnTable<Ipv4Addr>, burst: &[Tuple<Ipv4Addr>]) -> usize 
     found
 }
 
-fn lookups(c: &mut Criterion) {
-    let mut group = c.benchmark_group("find");
+fn hash<A: Host>(c: &mut Criterion) {
+    let hasher = TupleHasher::new(SEED);
+    let tuple = conn::<A>(1).inbound();
+    c.bench_function(&format!("hash {}", A::NAME), |b| b.iter(|| hasher.hash(black_box(&tuple))));
+}
+
+fn lookups<A: Host>(c: &mut Criterion) {
+    let mut group = c.benchmark_group(format!("find {}", A::NAME));
     group.throughput(Throughput::Elements(BURST as u64));
     for (name, connections) in SIZES {
-        let mut table = filled(connections);
-        let hits = packets(connections, |conn, inbound| if inbound { conn.inbound() } else { conn.outbound() });
-        let misses = packets(connections, |conn, _| Tuple { dport: 81, ..conn.inbound() });
+        let mut table = filled::<A>(connections, 0);
+        let hits =
+            packets(connections, |conn: &Conn<A>, inbound| if inbound { conn.inbound() } else { conn.outbound() });
+        let misses = packets(connections, |conn: &Conn<A>, _| Tuple { dport: 81, ..conn.inbound() });
         for (kind, packets, expected) in [("hit", hits, BURST), ("miss", misses, 0)] {
             let mut bursts = packets.chunks_exact(BURST).cycle();
             group.bench_function(format!("{kind}/{name}"), |b| {
@@ -111,12 +140,43 @@ fn lookups(c: &mut Criterion) {
     group.finish();
 }
 
+/// Time per connection that a table of so many gets in addition.
+fn insertion<A: Host>(c: &mut Criterion) {
+    /// What is inserted before it is taken out again.
+    const MORE: u32 = 1 << 12;
+    let mut group = c.benchmark_group(format!("insert {}", A::NAME));
+    group.throughput(Throughput::Elements(1)).sample_size(10);
+    for (name, connections) in SIZES {
+        let mut table = filled::<A>(connections, MORE);
+        let mut next = connections;
+        group.bench_function(name, |b| {
+            b.iter_custom(|iterations| {
+                let (mut inserted, mut spent) = (0, Duration::ZERO);
+                while inserted < iterations {
+                    // New ones each time: those that come again would find their buckets in the cache.
+                    let conns: Vec<Conn<A>> = (next..next + MORE).map(conn).collect();
+                    next = connections + (next + MORE - connections) % (1 << 20);
+                    let start = Instant::now();
+                    let ids: Vec<_> = conns.into_iter().map(|conn| table.insert(conn, TIMEOUT, Tick(0))).collect();
+                    spent += start.elapsed();
+                    inserted += ids.len() as u64;
+                    for id in ids {
+                        table.remove(id.expect("there is room, and no tuple comes twice"));
+                    }
+                }
+                spent.mul_f64(iterations as f64 / inserted as f64)
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Steady state of a full table: one connection goes, another takes its place.
-fn turnover(c: &mut Criterion) {
-    let mut group = c.benchmark_group("remove and insert");
+fn turnover<A: Host>(c: &mut Criterion) {
+    let mut group = c.benchmark_group(format!("remove and insert {}", A::NAME));
     group.throughput(Throughput::Elements(1));
     for (name, connections) in SIZES {
-        let mut table = filled(connections);
+        let mut table = filled::<A>(connections, 0);
         let (mut next, mut state) = (connections, 0x1234_5678_9abc_def1);
         group.bench_function(name, |b| {
             b.iter_batched(
@@ -139,16 +199,16 @@ fn turnover(c: &mut Criterion) {
 }
 
 /// Time per connection that ends, in calls with the budget of a poll.
-fn expiry(c: &mut Criterion) {
+fn expiry<A: Host>(c: &mut Criterion) {
     const BUDGET: usize = 64;
-    let mut group = c.benchmark_group("expire");
+    let mut group = c.benchmark_group(format!("expire {}", A::NAME));
     group.throughput(Throughput::Elements(1)).sample_size(10);
     for (name, connections) in &SIZES[..3] {
         group.bench_function(*name, |b| {
             b.iter_custom(|iterations| {
                 let (mut ended, mut spent) = (0, Duration::ZERO);
                 while ended < iterations {
-                    let mut table = filled(*connections);
+                    let mut table = filled::<A>(*connections, 0);
                     let now = Tick((TIMEOUT + 1) * TICKS_PER_SECOND);
                     let start = Instant::now();
                     while table.expiry_lag(now) > 0 {
@@ -165,5 +225,13 @@ fn expiry(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, lookups, turnover, expiry);
+fn family<A: Host>(c: &mut Criterion) {
+    hash::<A>(c);
+    lookups::<A>(c);
+    insertion::<A>(c);
+    turnover::<A>(c);
+    expiry::<A>(c);
+}
+
+criterion_group!(benches, family::<Ipv4Addr>, family::<Ipv6Addr>);
 criterion_main!(benches);
