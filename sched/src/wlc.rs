@@ -4,7 +4,10 @@
 use crate::Pool;
 
 pub(crate) fn pick(pool: &impl Pool) -> Option<usize> {
-    let mut least: Option<(usize, u64, u64)> = None;
+    let mut least = None;
+    // Infinite. Products fit 64 bits: a director has less than 2^37 connections (2^31 for each of 64 workers), and a
+    // weight has 16 bits.
+    let (mut least_overhead, mut least_weight) = (1, 0);
     for server in 0..pool.len() {
         if !pool.is_available(server) {
             continue;
@@ -12,14 +15,11 @@ pub(crate) fn pick(pool: &impl Pool) -> Option<usize> {
         let overhead = (pool.active(server) << 8) + pool.inactive(server);
         let weight = u64::from(pool.weight(server));
         // overhead / weight < least_overhead / least_weight, without the division.
-        let less = least.is_none_or(|(_, least_overhead, least_weight)| {
-            u128::from(least_overhead) * u128::from(weight) > u128::from(overhead) * u128::from(least_weight)
-        });
-        if less {
-            least = Some((server, overhead, weight));
+        if overhead * least_weight < least_overhead * weight {
+            (least, least_overhead, least_weight) = (Some(server), overhead, weight);
         }
     }
-    least.map(|(server, ..)| server)
+    least
 }
 
 #[cfg(test)]
