@@ -116,6 +116,11 @@ impl<A: Family> Director<A> {
         self.worker.io_mut()
     }
 
+    /// The routes and neighbours.
+    pub fn fib(&self) -> &Arc<Fib> {
+        &self.fib
+    }
+
     /// The worker's number.
     pub fn id(&self) -> WorkerId {
         self.id

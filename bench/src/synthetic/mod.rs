@@ -2,11 +2,14 @@
 
 mod churn;
 mod connect;
+mod control;
 mod director;
 mod fill;
+mod listing;
 mod lives;
 mod measure;
 mod plan;
+mod replace;
 mod scenario;
 mod scenarios;
 mod source;
@@ -80,7 +83,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1 << 20)]
     capacity: usize,
     /// Only cases whose name has all of these words, such as "FULLNAT IPv4 1k"; "connections": only new connections;
-    /// "workers", "fill", "churn" or "lives": only that scenario
+    /// "workers", "fill", "churn", "lives", "listing" or "replace": only that scenario
     #[arg(long)]
     only: Option<String>,
     /// Instead of measuring run the director alone for so many seconds on every case and way, to be profiled

@@ -37,6 +37,16 @@ impl Turns {
         outcome
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.cycles.len()
+    }
+
+    /// Microseconds of one; `None` beyond the last.
+    pub fn get_us(&self, at: usize, ghz: f64) -> Option<f64> {
+        self.cycles.get(at).map(|&cycles| f64::from(cycles) / ghz / 1000.0)
+    }
+
     /// Microseconds of the longest.
     pub fn longest_us(&self, ghz: f64) -> f64 {
         f64::from(self.cycles.iter().copied().max().unwrap_or(0)) / ghz / 1000.0

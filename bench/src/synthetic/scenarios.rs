@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::churn::{self, Churn};
 use super::fill::{self, Fill};
+use super::listing::{self, Listing};
 use super::lives::{self, Lives};
+use super::replace::{self, Replacement};
 use super::scenario::Bench;
 use super::workers::{self, Scaling};
 
 /// What each is called on the command line.
-pub const NAMES: [&str; 4] = ["workers", "fill", "churn", "lives"];
+pub const NAMES: [&str; 6] = ["workers", "fill", "churn", "lives", "listing", "replace"];
 
 /// What was measured.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -28,6 +30,10 @@ pub struct Scenarios {
     pub churns: Vec<Churn>,
     /// Whole TCP connections.
     pub lives: Vec<Lives>,
+    /// Listing and counting connections.
+    pub listings: Vec<Listing>,
+    /// Replacing the configuration.
+    pub replacements: Vec<Replacement>,
 }
 
 /// Runs all scenarios or one, small or large, and prints a line for each result.
@@ -70,6 +76,26 @@ pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Resu
             lives::measure::<Ipv4Addr>(bench, rounds, if full { 16 } else { 8 }).context("whole connections")?;
         println!("{}", lives.line());
         scenarios.lives.push(lives);
+    }
+    let has_control_cpu = bench.cpus.len() > 1;
+    if !has_control_cpu && (is_wanted("listing") || is_wanted("replace")) {
+        let note = "Listing connections and replacing the configuration were not measured: there is 1 CPU, and worker and \
+                    control thread need one each.";
+        println!("{note}");
+        scenarios.notes.push(note.to_owned());
+    }
+    if has_control_cpu && is_wanted("listing") {
+        let flows = if full { 10_000_000 } else { 1_000_000 };
+        let listing = listing::measure::<Ipv4Addr>(bench, flows, 3 * rounds).context("listing connections")?;
+        println!("{}", listing.line());
+        scenarios.listings.push(listing);
+    }
+    if has_control_cpu && is_wanted("replace") {
+        let milliseconds = if full { 2_000 } else { 500 };
+        let replacement = replace::measure::<Ipv4Addr>(bench, 10_000, 100_000, rounds, milliseconds);
+        let replacement = replacement.context("replacing the configuration")?;
+        println!("{}", replacement.line());
+        scenarios.replacements.push(replacement);
     }
     Ok(scenarios)
 }
