@@ -112,10 +112,12 @@ impl Delta {
     pub fn replace_addr<A: Address>(self, old: A, new: A) -> Self {
         let (old_high, old_low) = old.words();
         let (new_high, new_low) = new.words();
-        let low = add(!old_low, new_low);
-        // A constant: an IPv4 address has no high word.
-        let high = if A::LEN > 8 { add(!old_high, new_high) } else { 0 };
-        Self(add(self.0, add(high, low)))
+        // A constant: an IPv4 address has one word of 32 bits, and nothing carries.
+        let difference = match A::LEN {
+            4 => (!old_low & 0xffff_ffff) + new_low,
+            _ => add(add(!old_high, new_high), add(!old_low, new_low)),
+        };
+        Self(add(self.0, difference))
     }
 
     /// Replaces the bytes `old` with `new`, which start at an even offset of the packet.
