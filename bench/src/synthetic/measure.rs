@@ -30,6 +30,36 @@ pub enum Choice {
     Zipf,
 }
 
+/// Lengths of frames on the wire, frame check sequence included; longer where the headers need more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// All have so many bytes.
+    Bytes(usize),
+    /// Of twelve, seven have 64 bytes, four 594, and one 1518: the simple IMIX.
+    Imix,
+}
+
+/// The order in which IMIX frames come.
+const IMIX: [usize; 12] = [64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 64, 594];
+
+impl Length {
+    /// The frames, in the order in which they come.
+    pub fn shapes<A: Family>(self, protocol: Protocol) -> Vec<Shape> {
+        match self {
+            Length::Bytes(bytes) => vec![Shape::new::<A>(protocol, bytes)],
+            Length::Imix => IMIX.map(|bytes| Shape::new::<A>(protocol, bytes)).to_vec(),
+        }
+    }
+
+    /// The name in tables: bytes, or "IMIX".
+    pub fn name(self) -> String {
+        match self {
+            Length::Bytes(bytes) => bytes.to_string(),
+            Length::Imix => "IMIX".to_owned(),
+        }
+    }
+}
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
@@ -39,8 +69,8 @@ pub struct Case {
     pub is_v6: bool,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// Bytes on the wire.
-    pub wire_len: usize,
+    /// Length of frames.
+    pub length: Length,
     /// Flows the director knows.
     pub flows: u32,
     /// How packets spread over them.
@@ -74,8 +104,10 @@ impl Case {
     pub fn name(&self) -> String {
         let mut name =
             format!("{} {} {} {}", self.mode_name(), self.family_name(), self.protocol_name(), count(self.flows));
-        if self.wire_len != 64 {
-            name += &format!(" {}-byte", self.wire_len);
+        match self.length {
+            Length::Bytes(64) => {}
+            Length::Bytes(bytes) => name += &format!(" {bytes}-byte"),
+            Length::Imix => name += " IMIX",
         }
         if self.choice == Choice::Zipf {
             name += " Zipf";
@@ -126,10 +158,12 @@ pub struct Measured {
     pub choice: String,
     /// Virtual services.
     pub services: u32,
-    /// Bytes of a frame as it came, frame check sequence included.
+    /// Bytes of a frame as it came, frame check sequence included; of IMIX the mean.
     pub wire_len: usize,
-    /// The length it stands for: headers may need more.
+    /// The length it stands for: headers may need more. Of IMIX the mean.
     pub nominal_len: usize,
+    /// The same by name: bytes, or "IMIX".
+    pub length: String,
     /// Making and freeing packets.
     pub bare: Spread,
     /// That, and the swap.
@@ -184,48 +218,54 @@ pub fn lap<A: Family>(director: &mut Director<A>, program: Program, warm_up_chun
     Lap { mean: costs.iter().sum::<f64>() / costs.len() as f64, median: median(&mut costs) }
 }
 
-/// Sets a director up for the case, ready to be measured.
-pub fn prepare<A: Family>(pool: &Mempool, case: &Case, effort: &Effort) -> Result<(Director<A>, Shape)> {
+/// Sets a director up for the case, ready to be measured. It serves all cases that differ in length and choice only.
+pub fn prepare<A: Family>(pool: &Mempool, case: &Case, effort: &Effort) -> Result<Director<A>> {
     let flows = Flows::new(case.mode, case.protocol, case.services, case.flows);
-    let shape = Shape::new::<A>(case.protocol, case.wire_len);
+    let shape = Shape::new::<A>(case.protocol, 64);
     let mut director = Director::new(pool, flows, shape, effort.capacity.max(case.flows as usize));
     director.open(case.flows, shape).with_context(|| format!("{}: opening the connections", case.name()))?;
     director.source_mut().pick = case.pick();
-    Ok((director, shape))
+    Ok(director)
 }
 
 /// Measures cases of one group, round by round: what is compared with each other is measured at the same time, because
 /// the machine's speed drifts.
 pub fn measure(pool: &Mempool, cases: &[Case], effort: &Effort) -> Result<Vec<Measured>> {
-    let mut trials: Vec<Box<dyn Trial>> = Vec::new();
+    let mut trials: Vec<(Case, Box<dyn Trial>)> = Vec::new();
     for case in cases {
-        trials.push(match case.is_v6 {
+        // What one director can serve.
+        let key = Case { length: Length::Bytes(64), choice: Choice::Uniform, ..*case };
+        if let Some((_, trial)) = trials.iter_mut().find(|(of, _)| *of == key) {
+            trial.add(case);
+            continue;
+        }
+        let mut trial: Box<dyn Trial> = match case.is_v6 {
             false => Box::new(FamilyTrial::<Ipv4Addr>::new(pool, case, effort)?),
             true => Box::new(FamilyTrial::<Ipv6Addr>::new(pool, case, effort)?),
-        });
+        };
+        trial.add(case);
+        trials.push((key, trial));
     }
     for _ in 0..effort.rounds {
-        for (trial, case) in trials.iter_mut().zip(cases) {
-            trial.round(effort).with_context(|| case.name())?;
-        }
+        trials.iter_mut().try_for_each(|(_, trial)| trial.round(effort))?;
     }
-    Ok(trials.iter().flat_map(|trial| trial.measured()).collect())
+    Ok(trials.iter().flat_map(|(_, trial)| trial.measured()).collect())
 }
 
-/// A case of either family, set up.
+/// Cases of either family that share a director.
 trait Trial {
-    /// One more measurement of every program and way.
+    /// One more case.
+    fn add(&mut self, case: &Case);
+    /// One more measurement of every case, program and way.
     fn round(&mut self, effort: &Effort) -> Result<()>;
-    /// The result, for each way.
+    /// The results, for each case and way.
     fn measured(&self) -> Vec<Measured>;
 }
 
 struct FamilyTrial<A: Family> {
-    case: Case,
-    shape: Shape,
     director: Director<A>,
-    /// As many as there are ways.
-    laps: Vec<Laps>,
+    /// With as many laps as there are ways.
+    cases: Vec<(Case, Vec<Laps>)>,
 }
 
 /// Measurements of one way by program and round.
@@ -240,61 +280,81 @@ const PROGRAMS: [Program; 3] = [Program::Bare, Program::Swap, Program::Director]
 
 impl<A: Family> FamilyTrial<A> {
     fn new(pool: &Mempool, case: &Case, effort: &Effort) -> Result<Self> {
-        let (director, shape) = prepare(pool, case, effort)?;
-        let laps = case.ways().iter().map(|_| Laps::default()).collect();
-        Ok(Self { case: *case, shape, director, laps })
+        Ok(Self { director: prepare(pool, case, effort)?, cases: Vec::new() })
     }
 }
 
 impl<A: Family> Trial for FamilyTrial<A> {
+    fn add(&mut self, case: &Case) {
+        self.cases.push((*case, case.ways().iter().map(|_| Laps::default()).collect()));
+    }
+
     fn round(&mut self, effort: &Effort) -> Result<()> {
-        for (&way, laps) in self.case.ways().iter().zip(&mut self.laps) {
-            self.director.source_mut().send(way, self.shape);
-            let verified = self.director.verified;
-            for (i, program) in PROGRAMS.into_iter().enumerate() {
-                // Three packets of each flow, unless the table is so large that most packets miss all caches anyway.
-                let to_be_seen = if program == Program::Director { 3 * self.case.flows as usize } else { 0 };
-                let warm_up = (to_be_seen / BURST / BURSTS_PER_CHUNK).clamp(MIN_WARM_UP_CHUNKS, MAX_WARM_UP_CHUNKS);
-                let lap = lap(&mut self.director, program, warm_up, effort.chunks);
-                laps.medians[i].push(lap.median);
-                laps.means[i].push(lap.mean);
-                for _ in 0..4 {
-                    let packets = self.director.verified_turn(program, way)?;
-                    ensure!(packets == BURST, "a burst of {packets} packets");
-                }
+        for (case, laps) in &mut self.cases {
+            self.director.source_mut().pick = case.pick();
+            for (&way, laps) in case.ways().iter().zip(laps) {
+                let shapes = case.length.shapes::<A>(case.protocol);
+                self.director.source_mut().send_in_turn(way, &shapes);
+                laps.round(&mut self.director, case, way, effort).with_context(|| case.name())?;
             }
-            laps.verified += self.director.verified - verified;
         }
         self.director.check_no_loss()
     }
 
     fn measured(&self) -> Vec<Measured> {
-        let case = &self.case;
-        let of_way = |(&way, laps): (&Way, &Laps)| {
-            let difference = |of: &[Vec<f64>; 3]| of[2].iter().zip(&of[1]).map(|(all, swap)| all - swap).collect();
-            let [bare, swap, director] = laps.medians.clone();
-            let cost_rounds: Vec<f64> = difference(&laps.medians);
-            Measured {
-                mode: case.mode_name().to_owned(),
-                family: case.family_name().to_owned(),
-                protocol: case.protocol_name().to_owned(),
-                way: if way == Way::In { "in" } else { "out" }.to_owned(),
-                flows: case.flows,
-                choice: if case.choice == Choice::Uniform { "uniform" } else { "Zipf" }.to_owned(),
-                services: case.services,
-                wire_len: self.shape.frame_len + 4,
-                nominal_len: case.wire_len,
-                bare: Spread::of(bare),
-                swap: Spread::of(swap),
-                director: Spread::of(director.clone()),
-                cost: Spread::of(cost_rounds.clone()),
-                cost_of_means: Spread::of(difference(&laps.means)),
-                director_rounds: director,
-                cost_rounds,
-                verified: laps.verified,
-            }
+        let of_case = |(case, laps): &(Case, Vec<Laps>)| {
+            let ways = case.ways().iter().zip(laps);
+            ways.map(|(&way, laps)| laps.measured::<A>(case, way)).collect::<Vec<_>>()
         };
-        case.ways().iter().zip(&self.laps).map(of_way).collect()
+        self.cases.iter().flat_map(of_case).collect()
+    }
+}
+
+impl Laps {
+    fn round<A: Family>(&mut self, director: &mut Director<A>, case: &Case, way: Way, effort: &Effort) -> Result<()> {
+        let verified = director.verified;
+        for (i, program) in PROGRAMS.into_iter().enumerate() {
+            // Three packets of each flow, unless the table is so large that most packets miss all caches anyway.
+            let to_be_seen = if program == Program::Director { 3 * case.flows as usize } else { 0 };
+            let warm_up = (to_be_seen / BURST / BURSTS_PER_CHUNK).clamp(MIN_WARM_UP_CHUNKS, MAX_WARM_UP_CHUNKS);
+            let lap = lap(director, program, warm_up, effort.chunks);
+            self.medians[i].push(lap.median);
+            self.means[i].push(lap.mean);
+            for _ in 0..4 {
+                let packets = director.verified_turn(program, way)?;
+                ensure!(packets == BURST, "a burst of {packets} packets");
+            }
+        }
+        self.verified += director.verified - verified;
+        Ok(())
+    }
+
+    fn measured<A: Family>(&self, case: &Case, way: Way) -> Measured {
+        let difference = |of: &[Vec<f64>; 3]| of[2].iter().zip(&of[1]).map(|(all, swap)| all - swap).collect();
+        let [bare, swap, director] = self.medians.clone();
+        let cost_rounds: Vec<f64> = difference(&self.medians);
+        let mean = |lengths: Vec<usize>| lengths.iter().sum::<usize>() / lengths.len();
+        let frames = case.length.shapes::<A>(case.protocol).iter().map(|shape| shape.frame_len + 4).collect();
+        Measured {
+            mode: case.mode_name().to_owned(),
+            family: case.family_name().to_owned(),
+            protocol: case.protocol_name().to_owned(),
+            way: if way == Way::In { "in" } else { "out" }.to_owned(),
+            flows: case.flows,
+            choice: if case.choice == Choice::Uniform { "uniform" } else { "Zipf" }.to_owned(),
+            services: case.services,
+            wire_len: mean(frames),
+            nominal_len: if let Length::Bytes(bytes) = case.length { bytes } else { mean(IMIX.to_vec()) },
+            length: case.length.name(),
+            bare: Spread::of(bare),
+            swap: Spread::of(swap),
+            director: Spread::of(director.clone()),
+            cost: Spread::of(cost_rounds.clone()),
+            cost_of_means: Spread::of(difference(&self.means)),
+            director_rounds: director,
+            cost_rounds,
+            verified: self.verified,
+        }
     }
 }
 
@@ -307,5 +367,12 @@ mod tests {
         for (n, text) in [(64, "64"), (1_000, "1k"), (1_500, "1500"), (100_000, "100k"), (10_000_000, "10M")] {
             assert_eq!(count(n), text);
         }
+    }
+
+    #[test]
+    fn imix_is_seven_to_four_to_one() {
+        let of = |bytes| IMIX.iter().filter(|&&length| length == bytes).count();
+        assert_eq!([of(64), of(594), of(1518)], [7, 4, 1]);
+        assert_eq!(Length::Imix.shapes::<Ipv4Addr>(Protocol::UDP).len(), 12);
     }
 }

@@ -141,6 +141,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 
     let ghz = facts::tsc_ghz();
+    let seconds = plan::seconds(&groups, effort.rounds, effort.chunks)
+        + if words.is_empty() { scenarios::seconds(arguments.full, effort.rounds) } else { 0.0 };
+    println!("{} cases, about {:.0} minutes", groups.concat().len(), (seconds / 60.0).ceil());
     println!("CPU {}, packets in {packet_memory}\n", arguments.core);
     if !groups.is_empty() {
         println!("{}", table::HEADER);
@@ -184,9 +187,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 /// Runs the director alone.
 fn spin<A: Family>(pool: &Mempool, case: &Case, effort: &Effort, seconds: u64) -> Result<()> {
-    let (mut director, shape) = measure::prepare::<A>(pool, case, effort)?;
+    let mut director = measure::prepare::<A>(pool, case, effort)?;
     for &way in case.ways() {
-        director.source_mut().send(way, shape);
+        director.source_mut().send_in_turn(way, &case.length.shapes::<A>(case.protocol));
         println!("{} {way:?}", case.name());
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(seconds) {

@@ -36,6 +36,11 @@ pub struct Scenarios {
     pub replacements: Vec<Replacement>,
 }
 
+/// About how many seconds they take.
+pub fn seconds(full: bool, rounds: usize) -> f64 {
+    rounds as f64 * if full { 50.0 } else { 8.0 }
+}
+
 /// Runs all scenarios or one, small or large, and prints a line for each result.
 pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Result<Scenarios> {
     let mut scenarios = Scenarios::default();

@@ -19,13 +19,14 @@ pub fn row(m: &Measured, ghz: f64) -> String {
     if m.services != 1 {
         flows = format!("{flows}, {} services", count(m.services));
     }
+    let bytes = m.wire_len.to_string();
     format!(
         "| {} | {} | {} | {} | {flows} | {} | {:.1} | {:.1} | {} | {:.1} | **{}** | {:.0} |",
         m.mode,
         m.way,
         m.family,
         m.protocol,
-        m.wire_len,
+        if m.length == "IMIX" { &m.length } else { &bytes },
         m.bare.median / ghz,
         m.swap.median / ghz,
         ns(&m.director),
