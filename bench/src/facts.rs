@@ -32,7 +32,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Where and what was measured.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Facts {
     /// As given, such as "2026-01-31".
     pub date: String,

@@ -10,6 +10,7 @@ mod frame;
 mod report;
 mod stats;
 mod synthetic;
+mod wire;
 
 use std::path::Path;
 

@@ -182,6 +182,13 @@ pub struct Measured {
     pub verified: u64,
 }
 
+impl Measured {
+    /// True for shortest packets of equally frequent flows to one service.
+    pub fn is_plain(&self) -> bool {
+        self.choice == "uniform" && self.services == 1 && self.length == "64"
+    }
+}
+
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {

@@ -13,7 +13,7 @@ mod replace;
 mod scenario;
 mod scenarios;
 mod source;
-mod table;
+pub mod table;
 mod workers;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -28,10 +28,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::connect::Connections;
 use self::director::Program;
+pub use self::listing::Listing;
 use self::measure::{Case, Effort};
 pub use self::measure::{Measured, count};
+#[cfg(test)]
+pub use self::replace::Replacement;
 use self::scenario::Bench;
 pub use self::scenarios::Scenarios;
+pub use self::workers::Scaling;
 use crate::flows::Family;
 use crate::{facts, stats, write_json};
 

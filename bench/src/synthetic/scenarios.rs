@@ -41,6 +41,20 @@ pub fn seconds(full: bool, rounds: usize) -> f64 {
     rounds as f64 * if full { 50.0 } else { 8.0 }
 }
 
+impl Scenarios {
+    /// For people, a line for each result.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.notes.clone();
+        lines.extend(self.workers.iter().map(Scaling::line));
+        lines.extend(self.fills.iter().map(Fill::line));
+        lines.extend(self.churns.iter().map(Churn::line));
+        lines.extend(self.lives.iter().map(Lives::line));
+        lines.extend(self.listings.iter().map(Listing::line));
+        lines.extend(self.replacements.iter().map(Replacement::line));
+        lines
+    }
+}
+
 /// Runs all scenarios or one, small or large, and prints a line for each result.
 pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Result<Scenarios> {
     let mut scenarios = Scenarios::default();

@@ -2,16 +2,14 @@
 
 use super::connect::Connections;
 use super::measure::{Measured, count};
-use crate::stats::Spread;
 
 /// The header of the table of [`row`]s.
 pub const HEADER: &str = "\
-| mode | way | family | proto | flows | bytes | source ns | swap ns | director ns | Mpps | **cost above swap, ns** | cycles |
-|---|---|---|---|---|---|---|---|---|---|---|---|";
+| mode | way | family | proto | flows | bytes | source ns | swap ns | director ns | Mpps | Gbit/s | **cost above swap, ns** | cycles |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// A case in the table.
 pub fn row(m: &Measured, ghz: f64) -> String {
-    let ns = |spread: &Spread| range(spread.scaled(1.0 / ghz));
     let mut flows = count(m.flows);
     if m.choice != "uniform" {
         flows = format!("{flows} {}", m.choice);
@@ -20,8 +18,9 @@ pub fn row(m: &Measured, ghz: f64) -> String {
         flows = format!("{flows}, {} services", count(m.services));
     }
     let bytes = m.wire_len.to_string();
+    let mpps = m.director.reciprocal(1000.0 * ghz);
     format!(
-        "| {} | {} | {} | {} | {flows} | {} | {:.1} | {:.1} | {} | {:.1} | **{}** | {:.0} |",
+        "| {} | {} | {} | {} | {flows} | {} | {:.1} | {:.1} | {} | {} | {:.1} | **{}** | {:.0} |",
         m.mode,
         m.way,
         m.family,
@@ -29,15 +28,12 @@ pub fn row(m: &Measured, ghz: f64) -> String {
         if m.length == "IMIX" { &m.length } else { &bytes },
         m.bare.median / ghz,
         m.swap.median / ghz,
-        ns(&m.director),
-        1000.0 * ghz / m.director.median,
-        ns(&m.cost),
+        m.director.scaled(1.0 / ghz).text(1),
+        mpps.text(1),
+        mpps.median * m.wire_len as f64 * 8.0 / 1000.0,
+        m.cost.scaled(1.0 / ghz).text(1),
         m.cost.median,
     )
-}
-
-fn range(spread: Spread) -> String {
-    format!("{:.1} [{:.1}-{:.1}]", spread.median, spread.min, spread.max)
 }
 
 /// New connections, a line each.
@@ -46,7 +42,7 @@ pub fn connection_lines(connections: &[Connections], ghz: f64) -> Vec<String> {
         format!(
             "new TCP connections, FULLNAT {}: {} ns each, {:.2} M/s (source alone {:.1} ns); {} live, {} in balance; {}",
             c.family,
-            range(c.total.scaled(1.0 / ghz)),
+            c.total.scaled(1.0 / ghz).text(1),
             1000.0 * ghz / c.total.median,
             c.bare.median / ghz,
             c.live,

@@ -47,7 +47,7 @@ pub enum Program {
 }
 
 /// What the packets are like. Everything of a name is as it is shown in tables.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
     /// What the program does to them: "FULLNAT", "NAT", "DR", "TUN" for a director, "io", "macswap", "5tswap" for testpmd.
     pub mode: String,
