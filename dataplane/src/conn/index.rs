@@ -145,7 +145,16 @@ impl Index {
         let home = self.home(hash);
         let tag = tag(hash);
         let probes = &mut self.buckets[home..home + MAX_PROBE];
-        let way_of = |b: &Bucket| (0..WAYS).find(|&way| b.tags[way] == tag && b.slots[way] == slot);
+        let way_of = |b: &Bucket| {
+            let mut candidates = b.matches(tag);
+            loop {
+                let way = candidates.trailing_zeros() as usize;
+                if *b.slots.get(way)? == slot {
+                    return Some(way);
+                }
+                candidates &= candidates - 1;
+            }
+        };
         let Some((passed, way)) = probes.iter().enumerate().find_map(|(i, b)| Some((i, way_of(b)?))) else {
             return false;
         };
