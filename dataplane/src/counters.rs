@@ -125,7 +125,10 @@ impl WorkerCounters {
     /// Counters for `ports` ports and for ids below `max_servers` and `max_services`.
     pub fn new(ports: usize, max_servers: usize, max_services: usize) -> Self {
         fn filled<T: Default>(n: usize) -> Box<[T]> {
-            std::iter::repeat_with(T::default).take(n).collect()
+            let mut counters = Vec::with_capacity(n);
+            hw::populate(counters.spare_capacity_mut());
+            counters.resize_with(n, T::default);
+            counters.into_boxed_slice()
         }
         Self {
             drops: CachePadded::new(std::array::from_fn(|_| Counter::default())),
