@@ -238,6 +238,14 @@ impl Fib {
         &self.adjacencies[id.0 as usize]
     }
 
+    /// Loads an adjacency of this FIB into the cache, if it is one.
+    #[inline(always)]
+    pub fn prefetch(&self, id: AdjacencyId) {
+        if let Some(adjacency) = self.adjacencies.get(id.0 as usize) {
+            hw::prefetch(adjacency);
+        }
+    }
+
     /// How many routes there are.
     pub fn route_count(&self) -> usize {
         [&self.v4, &self.v6].into_iter().flat_map(|lpm| &lpm.by_length).map(|(_, routes)| routes.len()).sum()

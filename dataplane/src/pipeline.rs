@@ -150,6 +150,14 @@ impl<Io: WorkerIo> Pipeline<Io> {
         for job in jobs.iter() {
             table.prefetch_entry(job.hash);
         }
+        if snapshot.services.has_many_servers() {
+            // One miss in the cache for each would cost more than all the rest.
+            let counters = &self.shared.workers[usize::from(self.id.0)].counters;
+            for conn in jobs.iter().filter_map(|job| table.candidate(job.hash)) {
+                hw::prefetch(counters.server(conn.server));
+                snapshot.fib.prefetch(conn.to_server);
+            }
+        }
         let mut verdicts: ArrayVec<Verdict, BURST> = ArrayVec::new();
         for job in jobs.iter_mut() {
             verdicts.push(self.decide(snapshot, job));

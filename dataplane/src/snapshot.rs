@@ -180,6 +180,12 @@ impl ServiceTable {
         self.live.get(id.0 as usize).copied().unwrap_or(false)
     }
 
+    /// True when there are so many servers that what workers keep for each is not in the first caches.
+    #[inline(always)]
+    pub(crate) fn has_many_servers(&self) -> bool {
+        self.live.len() > 256
+    }
+
     /// The services for which this endpoint is a NAT server; empty for any other endpoint.
     pub fn nat_services<A: Address>(&self, protocol: Protocol, addr: A, port: u16) -> &[ServiceKey] {
         self.nat_servers.get(&(protocol, addr.into(), port)).map_or(&[], Vec::as_slice)

@@ -82,12 +82,18 @@ impl<A: Address> ConnTable<A> {
     /// Second step: loads the entry that this hash most likely leads to.
     #[inline(always)]
     pub fn prefetch_entry(&self, hash: u64) {
-        if let Some(conn) = self.index.candidate(hash).and_then(|slot| self.entries.get(slot.id().0 as usize)) {
+        if let Some(conn) = self.candidate(hash) {
             hw::prefetch(conn);
             if size_of::<Conn<A>>() > 64 {
                 hw::prefetch(&conn.timer);
             }
         }
+    }
+
+    /// The entry that [`prefetch_entry`](Self::prefetch_entry) loads.
+    #[inline(always)]
+    pub fn candidate(&self, hash: u64) -> Option<&Conn<A>> {
+        self.index.candidate(hash).and_then(|slot| self.entries.get(slot.id().0 as usize))
     }
 
     /// Third step: the connection that packets with this tuple belong to, and the side they come from. `hash` must be
