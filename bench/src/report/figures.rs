@@ -91,7 +91,7 @@ impl Parts {
     pub fn two_workers(&self, flows: u32) -> Found {
         let scenarios = &self.synthetic()?.scenarios;
         let scaling = scenarios.workers.iter().find(|scaling| (scaling.workers, scaling.flows_of_each) == (2, flows));
-        let scaling = scaling.ok_or_else(|| reason(&scenarios.notes, "workers"))?;
+        let scaling = scaling.ok_or_else(|| reason(scenarios.notes.iter().chain(&scenarios.failures), "workers"))?;
         let remark =
             format!("swap {:.2}, source alone {:.2}", scaling.swap_scaling.median, scaling.source_scaling.median);
         Ok(Figure { remark: Some(remark), ..scaling.scaling.into() })
@@ -101,7 +101,7 @@ impl Parts {
     pub fn listing(&self, of: fn(&Listing) -> Spread) -> Found {
         let scenarios = &self.synthetic()?.scenarios;
         let listing = scenarios.listings.iter().max_by_key(|listing| listing.flows);
-        let listing = listing.ok_or_else(|| reason(&scenarios.notes, "listing"))?;
+        let listing = listing.ok_or_else(|| reason(scenarios.notes.iter().chain(&scenarios.failures), "listing"))?;
         let remark = format!("{} connections, {} whole lists", count(listing.flows), listing.lists);
         Ok(Figure { remark: Some(remark), ..of(listing).scaled(100.0).into() })
     }
@@ -110,7 +110,8 @@ impl Parts {
     pub fn lost_by_replacement(&self) -> Found {
         let scenarios = &self.synthetic()?.scenarios;
         let replacement = scenarios.replacements.iter().max_by_key(|replacement| replacement.services);
-        let replacement = replacement.ok_or_else(|| reason(&scenarios.notes, "replacing"))?;
+        let replacement =
+            replacement.ok_or_else(|| reason(scenarios.notes.iter().chain(&scenarios.failures), "replacing"))?;
         let remark = format!(
             "{} replacements, each of {} services with {} servers",
             replacement.replacements,
@@ -193,8 +194,9 @@ fn is_base(workload: &Workload, flows: u32) -> bool {
         && (workload.flows, workload.workers) == (flows, 1)
 }
 
-/// Why something is not there, as far as the part has said so in notes with this word.
-fn reason(notes: &[String], word: &str) -> String {
-    let about: Vec<&str> = notes.iter().map(String::as_str).filter(|note| note.to_lowercase().contains(word)).collect();
+/// Why something is not there, as far as the part has said so in sentences with this word.
+fn reason<'a>(notes: impl IntoIterator<Item = &'a String>, word: &str) -> String {
+    let about: Vec<&str> =
+        notes.into_iter().map(String::as_str).filter(|note| note.to_lowercase().contains(word)).collect();
     if about.is_empty() { "not among the cases".to_owned() } else { about.join(" ") }
 }

@@ -404,11 +404,14 @@ mod tests {
 
         let scenarios = &mut parts.synthetic.as_mut().unwrap().scenarios;
         *scenarios = Scenarios {
-            notes: vec!["There is 1 CPU for workers.".to_owned(), "Else.".to_owned()],
+            notes: vec!["There is 1 CPU for workers.".to_owned()],
+            failures: vec!["Listing connections failed: no answer.".to_owned()],
             ..Scenarios::default()
         };
         let name = "rate of two workers to one, FULLNAT IPv4 UDP, 1M flows";
         assert_eq!(line(&parts, name), format!("target {name}: not measured (goal 1.9): There is 1 CPU for workers."));
+        let listing = line(&parts, "slowdown while connections are counted, FULLNAT IPv4 UDP");
+        assert!(listing.ends_with(": not measured (goal 2 %): Listing connections failed: no answer."), "{listing}");
 
         let none = Parts { synthetic: None, wire: None, ..fixture::parts() };
         let targets = judge(&none);

@@ -177,8 +177,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let bench = Bench { eal, pool, cpus, ghz };
     let scenarios = match (only_scenario, words.is_empty()) {
         (None, false) => Scenarios::default(),
-        (only, _) => scenarios::run(&bench, arguments.full, arguments.rounds, only)?,
+        (only, _) => scenarios::run(&bench, arguments.full, arguments.rounds, only),
     };
+    let failures = scenarios.failures.join(" ");
     if let Some(path) = arguments.out {
         let packet_memory = packet_memory.to_owned();
         write_json(
@@ -186,6 +187,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             &Synthetic { core: arguments.core, packet_memory, forwarding, connections, memory, scenarios },
         )?;
     }
+    anyhow::ensure!(failures.is_empty(), "{failures}");
     Ok(())
 }
 

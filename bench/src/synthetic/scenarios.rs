@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::churn::{self, Churn};
@@ -22,6 +22,8 @@ pub const NAMES: [&str; 6] = ["workers", "fill", "churn", "lives", "listing", "r
 pub struct Scenarios {
     /// What was left out and why; a sentence each.
     pub notes: Vec<String>,
+    /// What failed and how; a sentence each.
+    pub failures: Vec<String>,
     /// Several workers.
     pub workers: Vec<Scaling>,
     /// Filling a table.
@@ -44,7 +46,7 @@ pub fn seconds(full: bool, rounds: usize) -> f64 {
 impl Scenarios {
     /// For people, a line for each result.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines = self.notes.clone();
+        let mut lines = [&self.notes[..], &self.failures].concat();
         lines.extend(self.workers.iter().map(Scaling::line));
         lines.extend(self.fills.iter().map(Fill::line));
         lines.extend(self.churns.iter().map(Churn::line));
@@ -53,10 +55,20 @@ impl Scenarios {
         lines.extend(self.replacements.iter().map(Replacement::line));
         lines
     }
+
+    /// A failure of one scenario does not spoil the others.
+    fn or_failure<T>(&mut self, what: &str, outcome: Result<T>) -> Option<T> {
+        let failure = |e| {
+            let failure = format!("{what} failed: {e:#}.");
+            println!("{failure}");
+            self.failures.push(failure);
+        };
+        outcome.map_err(failure).ok()
+    }
 }
 
 /// Runs all scenarios or one, small or large, and prints a line for each result.
-pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Result<Scenarios> {
+pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Scenarios {
     let mut scenarios = Scenarios::default();
     let is_wanted = |name| only.is_none_or(|only| only == name);
     if is_wanted("workers") {
@@ -70,31 +82,36 @@ pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Resu
                 continue;
             }
             for flows in [100_000, 1_000_000] {
-                let scaling = workers::measure(bench, number, flows, rounds).context("several workers")?;
-                println!("{}", scaling.line());
-                scenarios.workers.push(scaling);
+                let scaling = workers::measure(bench, number, flows, rounds);
+                if let Some(scaling) = scenarios.or_failure("Several workers", scaling) {
+                    println!("{}", scaling.line());
+                    scenarios.workers.push(scaling);
+                }
             }
         }
     }
     if is_wanted("fill") {
         let sizes: &[u32] = if full { &[1_000_000, 10_000_000] } else { &[1_000_000] };
         for &size in sizes {
-            let fill = fill::measure::<Ipv4Addr>(bench, size, rounds).context("filling a table")?;
-            println!("{}", fill.line());
-            scenarios.fills.push(fill);
+            let fill = fill::measure::<Ipv4Addr>(bench, size, rounds);
+            if let Some(fill) = scenarios.or_failure("Filling a table", fill) {
+                println!("{}", fill.line());
+                scenarios.fills.push(fill);
+            }
         }
     }
     if is_wanted("churn") {
         let milliseconds = if full { 400 } else { 150 };
-        let churns = churn::measure::<Ipv4Addr>(bench, 1_000_000, rounds, milliseconds).context("turnover")?;
-        churns.iter().for_each(|churn| println!("{}", churn.line()));
-        scenarios.churns = churns;
+        let churns = churn::measure::<Ipv4Addr>(bench, 1_000_000, rounds, milliseconds);
+        scenarios.churns = scenarios.or_failure("Turnover", churns).unwrap_or_default();
+        scenarios.churns.iter().for_each(|churn| println!("{}", churn.line()));
     }
     if is_wanted("lives") {
-        let lives =
-            lives::measure::<Ipv4Addr>(bench, rounds, if full { 16 } else { 8 }).context("whole connections")?;
-        println!("{}", lives.line());
-        scenarios.lives.push(lives);
+        let lives = lives::measure::<Ipv4Addr>(bench, rounds, if full { 16 } else { 8 });
+        if let Some(lives) = scenarios.or_failure("Whole connections", lives) {
+            println!("{}", lives.line());
+            scenarios.lives.push(lives);
+        }
     }
     let has_control_cpu = bench.cpus.len() > 1;
     if !has_control_cpu && (is_wanted("listing") || is_wanted("replace")) {
@@ -105,16 +122,34 @@ pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Resu
     }
     if has_control_cpu && is_wanted("listing") {
         let flows = if full { 10_000_000 } else { 1_000_000 };
-        let listing = listing::measure::<Ipv4Addr>(bench, flows, 3 * rounds).context("listing connections")?;
-        println!("{}", listing.line());
-        scenarios.listings.push(listing);
+        let listing = listing::measure::<Ipv4Addr>(bench, flows, 3 * rounds);
+        if let Some(listing) = scenarios.or_failure("Listing connections", listing) {
+            println!("{}", listing.line());
+            scenarios.listings.push(listing);
+        }
     }
     if has_control_cpu && is_wanted("replace") {
         let milliseconds = if full { 2_000 } else { 500 };
         let replacement = replace::measure::<Ipv4Addr>(bench, 10_000, 100_000, rounds, milliseconds);
-        let replacement = replacement.context("replacing the configuration")?;
-        println!("{}", replacement.line());
-        scenarios.replacements.push(replacement);
+        if let Some(replacement) = scenarios.or_failure("Replacing the configuration", replacement) {
+            println!("{}", replacement.line());
+            scenarios.replacements.push(replacement);
+        }
     }
-    Ok(scenarios)
+    scenarios
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_kept_with_its_causes() {
+        let mut scenarios = Scenarios::default();
+        assert_eq!(scenarios.or_failure("One", Ok(1)), Some(1));
+        assert_eq!(scenarios.or_failure::<u32>("Two", Err(anyhow!("no memory")).context("a table")), None);
+        assert_eq!(scenarios.lines(), ["Two failed: a table: no memory."]);
+    }
 }
