@@ -125,6 +125,11 @@ impl<Io: WorkerIo> Worker<Io> {
         self.pipeline.waiting()
     }
 
+    /// Memory of the connection tables in bytes.
+    pub fn table_bytes(&self) -> usize {
+        self.pipeline.tables.v4.memory_bytes() + self.pipeline.tables.v6.memory_bytes()
+    }
+
     /// Polls until the control thread says stop; sends what is queued before it returns.
     pub fn run(mut self) {
         while !self.pipeline.shared.is_stopping() {

@@ -8,6 +8,8 @@ pub mod cores;
 #[cfg(feature = "dpdk")]
 mod error;
 pub mod log;
+#[cfg(feature = "dpdk")]
+mod memory;
 pub mod notify;
 #[cfg(feature = "dpdk")]
 mod run;

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::cores::{self, Cores};
 use super::error::DaemonError;
 use super::log::Log;
+use super::memory;
 use super::notify::notify;
 use super::workers::Threads;
 use crate::config::{self, Config, ConfigErrors, reload};
@@ -104,12 +105,18 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
         },
         rss: rss(&dpdk, config.workers.number()),
     };
+    let huge_before = memory::in_huge_pages();
     let workers = worker::build(ios, &shared, &worker_config);
+    let huge_after = memory::in_huge_pages();
+    let tables = workers.iter().map(Worker::table_bytes).sum::<usize>() as u64;
     let work = workers.into_iter().map(|worker| || work(worker));
     let mut threads = Threads::start(&shared, work, &cores.workers).map_err(system("start a worker's thread"))?;
 
     for warning in cores.warnings(config.workers.idle).iter().chain(dpdk.warnings()) {
         tracing::warn!("{warning}");
+    }
+    if let (Some(before), Some(after)) = (huge_before, huge_after) {
+        memory::report(tables, after.saturating_sub(before));
     }
     tracing::info!("ready: {}", summary(&config, &cores, &dpdk));
     notify("READY=1");
