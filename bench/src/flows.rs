@@ -226,7 +226,11 @@ impl Flows {
 
     /// Learns from the first packet of flow 0 what the director chose for it.
     pub fn learn<A: Family>(&mut self, source: (A, u16), server: A) {
-        let number = |addr: A, net| (addr.words().1 as u32).wrapping_sub(A::host(net, 1).words().1 as u32);
+        let low_bits = |addr: A| match addr.into() {
+            IpAddr::V4(addr) => u32::from(addr),
+            IpAddr::V6(addr) => u128::from(addr) as u32,
+        };
+        let number = |addr: A, net| low_bits(addr).wrapping_sub(low_bits(A::host(net, 1)));
         self.start.server = number(server, Net::Server) % self.servers_of_each();
         if self.mode == ForwardMode::FullNat {
             let port = u32::from(source.1.wrapping_sub(LOCAL_PORTS.0));

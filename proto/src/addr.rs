@@ -37,7 +37,7 @@ pub trait Address: Copy + Eq + Ord + Hash + Debug + Display + Send + Sync + Into
     fn write(self, bytes: &mut [u8]);
     /// `addr`, when it belongs to this family.
     fn from_ip(addr: IpAddr) -> Option<Self>;
-    /// The address as two words for hashing: (0, 32 bits) or (high half, low half).
+    /// The address as two words for hashing and summing, its bytes as they lie in memory: (0, IPv4) or two halves.
     fn words(self) -> (u64, u64);
 }
 
@@ -65,7 +65,7 @@ impl Address for Ipv4Addr {
 
     #[inline(always)]
     fn words(self) -> (u64, u64) {
-        (0, u64::from(u32::from(self)))
+        (0, u32::from_ne_bytes(self.octets()).into())
     }
 }
 
@@ -95,7 +95,7 @@ impl Address for Ipv6Addr {
 
     #[inline(always)]
     fn words(self) -> (u64, u64) {
-        let bits = u128::from(self);
-        ((bits >> 64) as u64, bits as u64)
+        let bits = u128::from_ne_bytes(self.octets());
+        (bits as u64, (bits >> 64) as u64)
     }
 }

@@ -12,9 +12,9 @@
 //!
 //! # Byte order
 //!
-//! Every value in this module is a number in host order that was read from the packet as big-endian: the bytes `12 34`
-//! are the word `0x1234`. RFC 1071 section 2 (B) lets one sum in any order as long as all words are read the same way;
-//! reading all of them as big-endian means that ports, lengths and addresses can be given as the numbers they are.
+//! Sums are kept in the processor's own byte order: on a little-endian one every word is that of the packet with its
+//! bytes exchanged, and so is the sum (RFC 1071 section 2 (B)). Bytes are therefore summed as they lie in
+//! memory. The interface knows only numbers in host order, such as ports and lengths, and converts them.
 //!
 //! # Arithmetic
 //!
@@ -57,8 +57,7 @@ impl Sum {
     /// Each call starts a new word: to sum a packet piecewise, cut it at even offsets.
     #[inline]
     pub fn add_bytes(self, bytes: &[u8]) -> Self {
-        // Words of 32 bits do not carry out of 64, and so the compiler makes vectors of them. The native order is put
-        // right at the end: reversing all bytes multiplies by 2^8 modulo 0xffff, as swapping those of each word does.
+        // Words of 32 bits do not carry out of 64, and so the compiler makes vectors of them.
         let (words, tail) = bytes.as_chunks::<4>();
         let sum: u64 = words.iter().map(|&word| u64::from(u32::from_ne_bytes(word))).sum();
         let last = match *tail {
@@ -68,13 +67,13 @@ impl Sum {
             _ => [0; 4],
         };
         let sum = sum + u64::from(u32::from_ne_bytes(last));
-        Self(add(self.0, u64::from_be(sum)))
+        Self(add(self.0, sum))
     }
 
     /// Adds one word.
     #[inline(always)]
     pub fn add_u16(self, word: u16) -> Self {
-        Self(add(self.0, u64::from(word)))
+        Self(add(self.0, u64::from(word.to_be())))
     }
 
     /// The pseudo-header of TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 768, RFC 8200 section 8.1). `len` counts
@@ -84,7 +83,7 @@ impl Sum {
         let (src_high, src_low) = src.words();
         let (dst_high, dst_low) = dst.words();
         let addresses = add(add(src_high, src_low), add(dst_high, dst_low));
-        Self(add(addresses, u64::from(protocol.0) + u64::from(len)))
+        Self(add(addresses, u64::from(u16::from(protocol.0).to_be()) + u64::from(len.to_be())))
     }
 
     /// The wire field: the folded sum, complemented.
@@ -93,7 +92,7 @@ impl Sum {
     /// replaced with `0xffff` (RFC 768: 0 means "no checksum").
     #[inline(always)]
     pub fn finish(self) -> u16 {
-        !fold(self.0)
+        u16::from_be(!fold(self.0))
     }
 }
 
@@ -104,7 +103,7 @@ impl Delta {
     /// Replaces the 16-bit field `old` with `new`.
     #[inline(always)]
     pub fn replace_u16(self, old: u16, new: u16) -> Self {
-        Self(add(self.0, u64::from(!old) + u64::from(new)))
+        Self(add(self.0, u64::from(!old.to_be()) + u64::from(new.to_be())))
     }
 
     /// Replaces the address `old` with `new`, in an IPv4 header or in a pseudo-header.
@@ -118,6 +117,12 @@ impl Delta {
             _ => add(add(!old_high, new_high), add(!old_low, new_low)),
         };
         Self(add(self.0, difference))
+    }
+
+    /// Replaces eight bytes of the packet that start at an even offset, as they lie in memory.
+    #[inline(always)]
+    pub fn replace_word(self, old: u64, new: u64) -> Self {
+        Self(add(self.0, add(!old, new)))
     }
 
     /// Replaces the bytes `old` with `new`, which start at an even offset of the packet.
@@ -142,7 +147,7 @@ impl Delta {
     /// The wire field after the replacement, where `field` is the one before: HC' = ~(~HC + ~m + m') (RFC 1624, eqn. 3).
     #[inline(always)]
     pub fn apply(self, field: u16) -> u16 {
-        !fold(add(self.0, u64::from(!field)))
+        u16::from_be(!fold(add(self.0, u64::from(!field.to_be()))))
     }
 
     /// Updates the wire field at `offset` of `bytes`.

@@ -39,9 +39,9 @@ impl TupleHasher {
         let [k0, k1, k2, k3, k4, k5, k6, k7] = self.keys;
         let (src_high, src_low) = tuple.src.words();
         let (dst_high, dst_low) = tuple.dst.words();
-        let rest = u64::from(tuple.protocol.0) << 32 | u64::from(tuple.sport) << 16 | u64::from(tuple.dport);
+        let rest = u64::from(tuple.sport) | u64::from(tuple.dport) << 16 | u64::from(tuple.protocol.0) << 32;
         let first = if A::LEN == 4 {
-            fold((src_low << 32 | dst_low) ^ k0, rest ^ k1)
+            fold((src_low | dst_low << 32) ^ k0, rest ^ k1)
         } else {
             let src = fold(src_high ^ k0, src_low ^ k1);
             let dst = fold(dst_high ^ k2, dst_low ^ k3);
