@@ -8,7 +8,7 @@ use proto::checksum::{Delta, Sum};
 use proto::ethernet::EtherType;
 use proto::parse::parse;
 use proto::toeplitz::Toeplitz;
-use proto::{Address, Protocol, Tuple, ethernet, ipv4, ipv6, tcp, udp};
+use proto::{Address, Protocol, Tuple, ethernet, ipv4, ipv6, plain, tcp, udp};
 
 const V4: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(203, 0, 113, 80));
 const V6: (Ipv6Addr, Ipv6Addr) =
@@ -83,6 +83,8 @@ fn parsing(c: &mut Criterion) {
         assert_eq!(parse(frame).is_ok(), *is_ok, "{name}");
         group.bench_function(*name, |b| b.iter(|| parse(black_box(frame))));
     }
+    group.bench_function("plain IPv4 UDP", |b| b.iter(|| plain::ipv4(black_box(&cases[0].1))));
+    group.bench_function("plain IPv6 UDP", |b| b.iter(|| plain::ipv6(black_box(&cases[3].1))));
     group.finish();
 }
 

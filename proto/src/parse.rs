@@ -47,6 +47,14 @@ pub struct IpPacket<A> {
     pub has_options: bool,
 }
 
+impl<A> IpPacket<A> {
+    /// A whole packet whose transport header follows IP's fixed header at once.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.fragment == Fragment::None && !self.has_options
+    }
+}
+
 /// Fragmentation, as far as it matters for finding ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fragment {
@@ -105,7 +113,6 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 pub const MAX_EXTENSION_BYTES: usize = 512;
 
 /// Looks at an Ethernet frame.
-#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
     if frame.len() < ethernet::HEADER_LEN {
         return Err(ParseError::Truncated);
@@ -118,7 +125,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
 }
 
 /// Looks at the IPv4 packet at offset `l3` of `frame`.
-#[inline(always)]
+#[inline]
 pub fn parse_ipv4(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv4Addr>, ParseError> {
     let packet = frame.get(l3..).unwrap_or_default();
     let Some(header) = packet.first_chunk::<{ ipv4::HEADER_LEN }>() else {
@@ -172,7 +179,7 @@ pub fn parse_ipv4(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv4Addr>, ParseEr
 }
 
 /// Looks at the IPv6 packet at offset `l3` of `frame`.
-#[inline(always)]
+#[inline]
 pub fn parse_ipv6(frame: &[u8], l3: usize) -> Result<IpPacket<Ipv6Addr>, ParseError> {
     let packet = frame.get(l3..).unwrap_or_default();
     let Some(header) = packet.first_chunk::<{ ipv6::HEADER_LEN }>() else {

@@ -98,6 +98,19 @@ impl State {
     }
 }
 
+impl State {
+    /// True when a packet with these flags, from either side, surely leaves a connection in this state. UDP has no flags.
+    #[inline(always)]
+    pub const fn stays_with(self, flags: Flags) -> bool {
+        const LOOKED_AT: u8 = Flags::RST.0 | Flags::SYN.0 | Flags::FIN.0 | Flags::ACK.0;
+        match self {
+            State::Established => flags.0 & LOOKED_AT == Flags::ACK.0,
+            State::Udp => flags.0 & LOOKED_AT == 0,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

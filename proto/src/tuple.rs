@@ -23,7 +23,10 @@ impl Protocol {
 }
 
 /// Source and destination of a packet, as they stand in its headers. Ports are in host byte order.
+///
+/// Both addresses, and both ports, lie side by side, so that they are loaded and compared together.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
 pub struct Tuple<A> {
     /// Source address.
     pub src: A,

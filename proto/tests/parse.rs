@@ -4,12 +4,12 @@ mod common;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use common::{L3, Spec, fix_ipv4, plain, spec};
+use common::{L3, Spec, fix_ipv4, plain as plain_spec, spec};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use proto::parse::{Fragment, IpPacket, MAX_EXTENSION_HEADERS, ParseError, Parsed, parse, parse_ipv4};
+use proto::parse::{Fragment, IpPacket, MAX_EXTENSION_HEADERS, ParseError, Parsed, parse, parse_ipv4, parse_ipv6};
 use proto::tcp::Flags;
-use proto::{Address, Protocol};
+use proto::{Address, Protocol, plain};
 
 /// What the packet path relies on: every header lies inside the IP packet, and that inside the frame.
 fn check_bounds<A: Address>(frame: &[u8], ip: &IpPacket<A>) {
@@ -31,9 +31,15 @@ fn check_bounds<A: Address>(frame: &[u8], ip: &IpPacket<A>) {
     }
 }
 
-/// Parses; whatever comes out must be in bounds, and what etherparse finds too.
+/// Parses; whatever comes out must be in bounds, and what etherparse finds too. The parser of plain packets must agree.
 fn check(frame: &[u8]) -> Result<Parsed, ParseError> {
     let parsed = parse(frame);
+    if let Some(ip) = plain::ipv4(frame) {
+        assert_eq!(parsed, Ok(Parsed::Ipv4(ip)));
+    }
+    if let Some(ip) = plain::ipv6(frame) {
+        assert_eq!(parsed, Ok(Parsed::Ipv6(ip)));
+    }
     match &parsed {
         Ok(Parsed::Ipv4(ip)) => {
             check_bounds(frame, ip);
@@ -201,7 +207,7 @@ proptest! {
             }
             (false, Ok(Parsed::Ipv6(ip))) => {
                 let there = IpPacket { l3: shift(ip.l3), l4: shift(ip.l4), ..ip };
-                prop_assert_eq!(proto::parse::parse_ipv6(&moved, front), Ok(there));
+                prop_assert_eq!(parse_ipv6(&moved, front), Ok(there));
             }
             (_, other) => prop_assert!(false, "{:?}", other),
         }
@@ -212,11 +218,11 @@ const V4: (&str, &str) = ("192.0.2.1", "198.51.100.1");
 const V6: (&str, &str) = ("2001:db8::1", "2001:db8::2");
 
 fn v4(udp: bool) -> Vec<u8> {
-    plain(V4.0, V4.1, udp).build()
+    plain_spec(V4.0, V4.1, udp).build()
 }
 
 fn v6(udp: bool) -> Vec<u8> {
-    plain(V6.0, V6.1, udp).build()
+    plain_spec(V6.0, V6.1, udp).build()
 }
 
 /// `frame` with bytes replaced, and the IPv4 header checksum corrected.
@@ -323,13 +329,13 @@ fn martians_are_refused_and_the_kernels_packets_are_not() {
         ("2001:db8::1", "2001:db8::2", false),
     ] {
         for udp in [false, true] {
-            let parsed = check(&plain(src, dst, udp).build());
+            let parsed = check(&plain_spec(src, dst, udp).build());
             assert_eq!(parsed == martian, refused, "{src} to {dst}: {parsed:?}");
             assert_eq!(parsed.is_err(), refused, "{src} to {dst}: {parsed:?}");
         }
     }
     // Only TCP and UDP answer themselves endlessly.
-    assert!(check(&with(plain("192.0.2.1", "192.0.2.1", false).build(), &[(L3 + 9, 1)])).is_ok());
+    assert!(check(&with(plain_spec("192.0.2.1", "192.0.2.1", false).build(), &[(L3 + 9, 1)])).is_ok());
 }
 
 /// Type and bytes of an extension header.
