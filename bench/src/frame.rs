@@ -187,6 +187,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use dataplane::snapshot::ForwardMode;
+    use proto::checksum::Delta;
 
     use super::*;
     use crate::flows::{Flows, Way};
@@ -199,7 +200,7 @@ mod tests {
         frame.truncate(shape.frame_len);
         frame[..6].copy_from_slice(&[2, 1, 0, 0, 0, 9]);
         frame[6..12].copy_from_slice(&OWN_MAC);
-        A::decrement_ttl(&mut frame[ethernet::HEADER_LEN..]);
+        A::decrement_ttl(&mut frame[ethernet::HEADER_LEN..], Delta::ZERO);
         let came_len = frame.len();
         (
             frame,

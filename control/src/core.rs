@@ -340,6 +340,7 @@ impl Core {
         timeouts.set_udp(configured.udp);
         self.publisher.publish(Snapshot {
             generation: 0, // The publisher numbers it.
+            fib_since: 0,
             services: self.registry.table(),
             fib: Arc::clone(&self.parts.fib.borrow_and_update()),
             settings: Settings { timeouts, draining: self.draining },

@@ -9,6 +9,7 @@ use dataplane::forward::{nat, tun};
 use dataplane::io::memory::HeapPacket;
 use dataplane::ip::Ip;
 use dataplane::packet::{BURST, PacketBuf};
+use proto::checksum::Delta;
 use proto::{Protocol, Tuple, ethernet};
 
 const FRAME_LEN: usize = 96;
@@ -44,7 +45,7 @@ fn benchmarks<A: Ip>(c: &mut Criterion, family: &str, src: A, dst: A) {
     }
     let mut packets = Packets::new::<A>();
     group.bench_function("time to live", |b| {
-        b.iter(|| A::decrement_ttl(&mut packets.next().data_mut()[ethernet::HEADER_LEN..]));
+        b.iter(|| A::decrement_ttl(&mut packets.next().data_mut()[ethernet::HEADER_LEN..], Delta::ZERO));
     });
     // What the tunnel adds is taken off again: three of the packet's lengths change.
     let len = (FRAME_LEN - ethernet::HEADER_LEN) as u16;

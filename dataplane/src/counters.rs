@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crossbeam::utils::CachePadded;
 
+use crate::conn::Side;
 use crate::verdict::DropReason;
 use crate::{ServerId, ServiceId};
 
@@ -60,6 +61,19 @@ pub struct ServerCounters {
     pub out_packets: Counter,
     /// Bytes from the server.
     pub out_bytes: Counter,
+}
+
+impl ServerCounters {
+    /// Counts an IP packet of `len` bytes that came from `side`.
+    #[inline(always)]
+    pub fn count(&self, side: Side, len: u16) {
+        let (packets, bytes) = match side {
+            Side::Inbound => (&self.in_packets, &self.in_bytes),
+            Side::Outbound => (&self.out_packets, &self.out_bytes),
+        };
+        packets.add(1);
+        bytes.add(len.into());
+    }
 }
 
 /// One worker's connections to one real server.

@@ -238,12 +238,10 @@ impl Fib {
         &self.adjacencies[id.0 as usize]
     }
 
-    /// Loads an adjacency of this FIB into the cache, if it is one.
+    /// An adjacency of this FIB; `None` for [`AdjacencyId::NONE`].
     #[inline(always)]
-    pub fn prefetch(&self, id: AdjacencyId) {
-        if let Some(adjacency) = self.adjacencies.get(id.0 as usize) {
-            hw::prefetch(adjacency);
-        }
+    pub fn get(&self, id: AdjacencyId) -> Option<&Adjacency> {
+        self.adjacencies.get(id.0 as usize)
     }
 
     /// How many routes there are.

@@ -3,19 +3,20 @@
 //! Everything else (echo, neighbour discovery, router advertisements, errors about packets of the host itself) is the
 //! kernel's.
 
-use proto::checksum::Sum;
+use proto::checksum::{Delta, Sum};
 use proto::icmp::ErrorFields;
 use proto::parse::Fragment;
 use proto::{Family, Protocol, Tuple, ethernet, icmp, icmpv6, tcp, udp};
 
 use crate::conn::{Conn, ConnId, Side};
 use crate::fib::Resolution;
-use crate::forward::tun;
-use crate::ip::{Ip, replace_address};
+use crate::forward::{nat, tun};
+use crate::ip::{Ip, replace_addresses};
 use crate::packet::{PacketBuf, WorkerIo};
-use crate::pipeline::{Job, Pipeline, address_frame, fit, send, way_to_client, way_to_server};
+use crate::pipeline::{Job, Pipeline};
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::verdict::{DropReason, Verdict};
+use crate::way::{address_frame, fit, send, way_to_client, way_to_server};
 
 /// Errors that the director originates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,14 +137,14 @@ fn relay<Io: WorkerIo, A: Ip>(
         // From the server's side about a packet to the server: for the client, about the packet it sent. As in IPVS the
         // error then comes from the virtual address (ip_vs_core.c, ip_vs_nat_icmp).
         Side::Outbound => (
-            way_to_client(conn, &snapshot.fib, hash),
+            way_to_client(conn, snapshot, hash),
             Tuple { src: conn.vaddr, dst: conn.caddr, ..job.ip.tuple },
             conn.inbound(),
         ),
         // From the client's side about a reply: for the server, about the reply it sent. In FULLNAT mode the server
         // may know no route to whoever reports it.
         Side::Inbound => (
-            way_to_server(conn, &snapshot.fib, hash),
+            way_to_server(conn, snapshot, hash),
             Tuple {
                 src: if conn.mode == ForwardMode::FullNat { conn.laddr } else { job.ip.tuple.src },
                 dst: conn.daddr,
@@ -164,13 +165,13 @@ fn relay<Io: WorkerIo, A: Ip>(
     let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
     let end = l3 + usize::from(job.ip.len);
     let frame = &mut job.packet.data_mut()[..end];
-    A::decrement_ttl(&mut frame[l3..]);
     match conn.mode {
         ForwardMode::Nat | ForwardMode::FullNat => {
+            A::decrement_ttl(&mut frame[l3..], Delta::ZERO);
             rewrite_quoted(frame, &quoted, &inner);
             rewrite_outer(frame, l3, l4, &outer);
         }
-        ForwardMode::DirectRouting => {}
+        ForwardMode::DirectRouting => A::decrement_ttl(&mut frame[l3..], Delta::ZERO),
         ForwardMode::Tunnel => {
             let ip_id = pipeline.next_ip_id() as u16;
             if !tun::encapsulate(&mut job.packet, job.ip.len, conn.laddr, conn.daddr, ip_id) {
@@ -185,14 +186,10 @@ fn relay<Io: WorkerIo, A: Ip>(
 /// Gives the quoted packet the source and destination of `new`. Its transport checksum is kept right if it was quoted.
 fn rewrite_quoted<A: Ip>(frame: &mut [u8], quoted: &Quote<A>, new: &Tuple<A>) {
     let header = &mut frame[quoted.l3..];
-    let addresses = replace_address(header, A::SRC, new.src).combine(replace_address(header, A::DST, new.dst));
+    let addresses = replace_addresses(header, new.src, new.dst);
     A::fix_header(header, addresses);
     let ports = &mut frame[quoted.l4..quoted.end];
-    let delta = addresses
-        .replace_u16(u16::from_be_bytes([ports[0], ports[1]]), new.sport)
-        .replace_u16(u16::from_be_bytes([ports[2], ports[3]]), new.dport);
-    ports[0..2].copy_from_slice(&new.sport.to_be_bytes());
-    ports[2..4].copy_from_slice(&new.dport.to_be_bytes());
+    let delta = nat::replace_ports(ports, new.sport, new.dport).combine(addresses);
     match new.protocol {
         Protocol::TCP if ports.len() >= tcp::CHECKSUM + 2 => delta.apply_at(ports, tcp::CHECKSUM),
         Protocol::UDP if ports.len() >= udp::CHECKSUM + 2 => delta.apply_udp_at(ports, udp::CHECKSUM),
@@ -203,7 +200,7 @@ fn rewrite_quoted<A: Ip>(frame: &mut [u8], quoted: &Quote<A>, new: &Tuple<A>) {
 /// Gives the ICMP packet itself new addresses and computes its checksum.
 fn rewrite_outer<A: Ip>(frame: &mut [u8], l3: usize, l4: usize, new: &Tuple<A>) {
     let header = &mut frame[l3..];
-    let addresses = replace_address(header, A::SRC, new.src).combine(replace_address(header, A::DST, new.dst));
+    let addresses = replace_addresses(header, new.src, new.dst);
     A::fix_header(header, addresses);
     fill_checksum(&mut frame[l4..], new.src, new.dst);
 }
@@ -296,11 +293,5 @@ fn emit<Io: WorkerIo, A: Ip>(
 }
 
 fn count<Io: WorkerIo, A: Ip>(pipeline: &Pipeline<Io>, conn: &Conn<A>, side: Side, len: u16) {
-    let counters = pipeline.counters().server(conn.server);
-    let (packets, bytes) = match side {
-        Side::Inbound => (&counters.in_packets, &counters.in_bytes),
-        Side::Outbound => (&counters.out_packets, &counters.out_bytes),
-    };
-    packets.add(1);
-    bytes.add(len.into());
+    pipeline.counters().server(conn.server).count(side, len);
 }

@@ -35,8 +35,9 @@ pub trait Ip: Address {
 
     /// The family's table.
     fn table(tables: &mut Tables) -> &mut ConnTable<Self>;
-    /// Decrements time to live or hop limit, which must not be 0.
-    fn decrement_ttl(header: &mut [u8]);
+    /// Decrements time to live or hop limit, which must not be 0, and corrects the header's own checksum, if the version
+    /// has one, for this and for other changes of `delta`.
+    fn decrement_ttl(header: &mut [u8], delta: Delta);
     /// Corrects the header's own checksum, if the version has one, after a change of its fields.
     fn fix_header(header: &mut [u8], delta: Delta);
     /// True when routers may fragment the packet.
@@ -65,8 +66,10 @@ impl Ip for Ipv4Addr {
     }
 
     #[inline(always)]
-    fn decrement_ttl(header: &mut [u8]) {
-        ipv4::decrement_ttl(header);
+    fn decrement_ttl(header: &mut [u8], delta: Delta) {
+        header[ipv4::TTL] -= 1;
+        // The time to live is the upper byte of its word; what is in the lower one makes no difference.
+        delta.replace_u16(0x0100, 0).apply_at(header, ipv4::CHECKSUM);
     }
 
     #[inline(always)]
@@ -120,7 +123,7 @@ impl Ip for Ipv6Addr {
     }
 
     #[inline(always)]
-    fn decrement_ttl(header: &mut [u8]) {
+    fn decrement_ttl(header: &mut [u8], _delta: Delta) {
         header[ipv6::HOP_LIMIT] -= 1;
     }
 
@@ -165,11 +168,19 @@ fn outer_traffic_class(inner: u8) -> u8 {
     if inner & ECN == ECN { inner & !ECN | ECT_0 } else { inner }
 }
 
-/// Writes `new` to the address field at `offset` of an IP header and returns the difference it makes to checksums.
+/// Writes source and destination address of an IP header and returns the difference they make to checksums.
 #[inline(always)]
-pub fn replace_address<A: Ip>(header: &mut [u8], offset: usize, new: A) -> Delta {
-    let field = &mut header[offset..offset + A::LEN];
-    let old = A::read(field);
-    new.write(field);
-    Delta::ZERO.replace_addr(old, new)
+pub fn replace_addresses<A: Ip>(header: &mut [u8], src: A, dst: A) -> Delta {
+    const { assert!(A::DST == A::SRC + A::LEN) };
+    let (old_src, old_dst) = header[A::SRC..A::SRC + 2 * A::LEN].split_at_mut(A::LEN);
+    let old = (A::read(old_src), A::read(old_dst));
+    src.write(old_src);
+    dst.write(old_dst);
+    if A::LEN == 4 {
+        // Both in one word.
+        let word = |src: A, dst: A| src.words().1 | dst.words().1 << 32;
+        Delta::ZERO.replace_word(word(old.0, old.1), word(src, dst))
+    } else {
+        Delta::ZERO.replace_addr(old.0, src).replace_addr(old.1, dst)
+    }
 }

@@ -8,6 +8,7 @@
 mod clock;
 pub mod conn;
 pub mod counters;
+mod established;
 pub mod fib;
 pub mod forward;
 mod fragment;
@@ -23,6 +24,7 @@ pub mod shared;
 pub mod snapshot;
 pub mod steer;
 pub mod verdict;
+mod way;
 pub mod worker;
 
 /// Index of a worker.

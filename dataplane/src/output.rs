@@ -11,8 +11,9 @@ use crate::conn::{TICKS_PER_SECOND, Tick};
 use crate::fib::{Fib, Resolution};
 use crate::ip::Ip;
 use crate::packet::{Burst, PacketBuf, WorkerIo};
-use crate::pipeline::{Job, Pipeline, address_frame};
+use crate::pipeline::{Job, Pipeline};
 use crate::verdict::DropReason;
+use crate::way::address_frame;
 
 /// Packets that can wait for neighbours, and for any one of them.
 const WAITING: usize = 512;

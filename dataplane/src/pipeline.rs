@@ -5,19 +5,21 @@
 //! ```
 //!
 //! The stages up to lookup take the whole burst, so that the cache misses of one packet overlap with the others' work:
-//! hash and prefetch every packet's bucket, then scan every bucket and prefetch the entry, then finish packet by packet.
+//! parse and hash every packet and prefetch its bucket, then scan every bucket and prefetch the entry, then finish packet
+//! by packet. Nearly every packet is finished by [`established`](crate::established), which does only what such packets
+//! need; the others take the long way from [`decide`](Pipeline::decide) on.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use proto::checksum::Delta;
 use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
 use proto::state::{Direction, State, tcp_next};
-use proto::{Protocol, Tuple, ethernet, ipv6, tcp};
+use proto::{Protocol, Tuple, ethernet, ipv6, plain, tcp};
 
-use crate::conn::{Conn, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
+use crate::conn::{Candidate, Conn, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
 use crate::counters::WorkerCounters;
-use crate::fib::{AdjacencyId, Fib, Resolution};
 use crate::forward::{nat, tun};
 use crate::icmp::{self, IcmpError};
 use crate::ip::{Ip, Tables};
@@ -29,6 +31,7 @@ use crate::shared::Shared;
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::steer::{Links, Ownership, Steered};
 use crate::verdict::{DropReason, Verdict};
+use crate::way::{Way, fit, send, way_to_client, way_to_server};
 use crate::{PortId, WorkerId};
 
 /// Packets per second that one worker hands to the kernel, beside address resolution.
@@ -39,22 +42,43 @@ const RESOLUTION_PUNT_RATE: u32 = 5_000;
 const ICMP_RATE: u32 = 1_000;
 const ICMP_BURST: u32 = ICMP_RATE / TICKS_PER_SECOND;
 
-/// A packet on its way through the stages.
+/// Packets of one family in the stages that take a whole burst, and what is known of each.
+struct Batch<P, A> {
+    packets: Burst<P>,
+    met: ArrayVec<Met<A>, BURST>,
+}
+
+/// What the first stages find out about a packet.
+pub(crate) struct Met<A> {
+    pub ip: IpPacket<A>,
+    /// Hash of the tuple.
+    pub hash: u64,
+    /// The connection that it most likely belongs to.
+    pub candidate: Candidate,
+}
+
+/// How a burst came here.
+#[derive(Clone, Copy)]
+struct Origin {
+    ingress: PortId,
+    /// The workers that had it before, a bit each.
+    tried: u64,
+}
+
+/// A packet on the long way.
 pub(crate) struct Job<P, A> {
     pub packet: P,
     pub ip: IpPacket<A>,
     pub ingress: PortId,
     /// The workers that had the packet before, a bit each.
     pub tried: u64,
-    /// Hash of the tuple; set by the lookup stage.
+    /// Hash of the tuple.
     pub hash: u64,
     /// Where to when the verdict is [`Verdict::Wait`].
     pub waits_for: Option<(PortId, IpAddr, IpAddr)>,
     /// When the packet must leave in fragments: the length in bytes that each may have.
     pub fragment_mtu: Option<u16>,
 }
-
-type Jobs<P, A> = ArrayVec<Job<P, A>, BURST>;
 
 /// A worker's packet path with all that it owns.
 pub struct Pipeline<Io: WorkerIo> {
@@ -69,7 +93,7 @@ pub struct Pipeline<Io: WorkerIo> {
     pub(crate) icmp_limit: RateLimit,
     pub(crate) now: Tick,
     /// Identification of the last tunnel header or IPv6 fragment.
-    ip_id: u32,
+    pub(crate) ip_id: u32,
     punt_limit: RateLimit,
     resolution_punt_limit: RateLimit,
 }
@@ -109,22 +133,36 @@ impl<Io: WorkerIo> Pipeline<Io> {
     /// Takes the packets of a burst, all received on `ingress`, through all stages and leaves it empty. `tried` are the
     /// workers that had them before, a bit each.
     pub fn process(&mut self, snapshot: &Snapshot, ingress: PortId, tried: u64, burst: &mut Burst<Io::Packet>) {
-        let mut v4: Jobs<Io::Packet, Ipv4Addr> = ArrayVec::new();
-        let mut v6: Jobs<Io::Packet, Ipv6Addr> = ArrayVec::new();
+        let mut v4 = Batch::new();
+        let mut v6 = Batch::new();
+        let mac = snapshot.fib.ports.get(usize::from(ingress.0)).map(|port| port.mac);
         for packet in burst.drain(..) {
+            let frame = packet.data();
+            if packet.is_contiguous() && mac.is_some_and(|mac| frame.starts_with(&mac)) {
+                if let Some(ip) = plain::ipv4(frame) {
+                    v4.add(&self.tables.v4, packet, ip);
+                    continue;
+                }
+                if let Some(ip) = plain::ipv6(frame) {
+                    v6.add(&self.tables.v6, packet, ip);
+                    continue;
+                }
+            }
             match self.admit(snapshot, ingress, &packet) {
-                Ok(Parsed::Ipv4(ip)) => v4.push(Job::new(packet, ip, ingress, tried)),
-                Ok(Parsed::Ipv6(ip)) => v6.push(Job::new(packet, ip, ingress, tried)),
+                Ok(Parsed::Ipv4(ip)) => v4.add(&self.tables.v4, packet, ip),
+                Ok(Parsed::Ipv6(ip)) => v6.add(&self.tables.v6, packet, ip),
                 Ok(Parsed::Other) => self.punt(ingress, &packet),
                 Err(reason) => self.count_drop(reason),
             }
         }
-        self.run(snapshot, &mut v4);
-        self.run(snapshot, &mut v6);
+        let origin = Origin { ingress, tried };
+        self.run(snapshot, origin, v4);
+        self.run(snapshot, origin, v6);
     }
 
     /// Parses a frame that is meant for this station.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     fn admit(&self, snapshot: &Snapshot, ingress: PortId, packet: &Io::Packet) -> Result<Parsed, DropReason> {
         if !packet.is_contiguous() {
             return Err(DropReason::MultiSegment);
@@ -141,34 +179,39 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
     }
 
-    fn run<A: Ip>(&mut self, snapshot: &Snapshot, jobs: &mut Jobs<Io::Packet, A>) {
+    #[inline(always)]
+    fn run<A: Ip>(&mut self, snapshot: &Snapshot, origin: Origin, mut batch: Batch<Io::Packet, A>) {
         let table = A::table(&mut self.tables);
-        for job in jobs.iter_mut() {
-            job.hash = table.hash(&job.ip.tuple);
-            table.prefetch_bucket(job.hash);
-        }
-        for job in jobs.iter() {
-            table.prefetch_entry(job.hash);
+        for met in &mut batch.met {
+            met.candidate = table.prefetch_entry(met.hash);
         }
         if snapshot.services.has_many_servers() {
             // One miss in the cache for each would cost more than all the rest.
             let counters = &self.shared.workers[usize::from(self.id.0)].counters;
-            for conn in jobs.iter().filter_map(|job| table.candidate(job.hash)) {
+            for (conn, side) in batch.met.iter().filter_map(|met| table.candidate(met.candidate)) {
                 hw::prefetch(counters.server(conn.server));
-                snapshot.fib.prefetch(conn.to_server);
+                snapshot.fib.get(conn.way(side)).inspect(|adjacency| hw::prefetch(*adjacency));
             }
         }
-        let mut verdicts: ArrayVec<Verdict, BURST> = ArrayVec::new();
-        for job in jobs.iter_mut() {
-            verdicts.push(self.decide(snapshot, job));
-        }
-        for (job, verdict) in jobs.drain(..).zip(verdicts) {
-            self.carry_out(verdict, job);
+        for (mut packet, met) in batch.packets.into_iter().zip(&batch.met) {
+            match self.forward_established(snapshot, &mut packet, met) {
+                Some(port) => self.transmit(port, packet),
+                None => self.take_long_way(snapshot, origin, packet, met),
+            }
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn take_long_way<A: Ip>(&mut self, snapshot: &Snapshot, origin: Origin, packet: Io::Packet, met: &Met<A>) {
+        let Origin { ingress, tried } = origin;
+        let Met { ip, hash, .. } = *met;
+        let mut job = Job { packet, ip, ingress, tried, hash, waits_for: None, fragment_mtu: None };
+        let verdict = self.decide(snapshot, &mut job);
+        self.carry_out(verdict, job);
+    }
+
     /// What becomes of a packet; rewrites it on the way.
-    #[inline(always)]
     fn decide<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
         match job.ip.tuple.protocol {
             Protocol::TCP | Protocol::UDP => {}
@@ -220,7 +263,6 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// A packet from the client of a known connection.
-    #[inline(always)]
     fn inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
         let conn = A::table(&mut self.tables).get(id);
         let is_opening = job.ip.flags.contains(tcp::Flags::SYN) && !job.ip.flags.contains(tcp::Flags::RST);
@@ -241,10 +283,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Sends a client's packet to the connection's server.
-    #[inline(always)]
     fn forward_inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
         let table = A::table(&mut self.tables);
-        let way = way_to_server(table.get_mut(id), &snapshot.fib, job.hash);
+        let way = way_to_server(table.get_mut(id), snapshot, job.hash);
         let overhead = match table.get(id).mode {
             ForwardMode::Tunnel => A::HEADER_LEN as u16,
             _ => 0,
@@ -257,14 +298,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
         self.track(snapshot, job, id, Side::Inbound);
 
         let conn = A::table(&mut self.tables).get(id);
-        let l3 = usize::from(job.ip.l3);
-        A::decrement_ttl(&mut job.packet.data_mut()[l3..]);
+        let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
         match conn.mode {
             ForwardMode::Nat | ForwardMode::FullNat => {
-                let new = conn.outbound().reversed();
-                nat::rewrite(job.packet.data_mut(), l3, job.ip.l4.into(), &new);
+                nat::forward(job.packet.data_mut(), l3, l4, &conn.translated(Side::Inbound));
             }
-            ForwardMode::DirectRouting => {}
+            ForwardMode::DirectRouting => A::decrement_ttl(&mut job.packet.data_mut()[l3..], Delta::ZERO),
             ForwardMode::Tunnel => {
                 let (source, daddr) = (conn.laddr, conn.daddr);
                 let ip_id = self.next_ip_id() as u16;
@@ -277,12 +316,11 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Sends a server's packet to the connection's client.
-    #[inline(always)]
     fn outbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
         if job.ip.ttl <= 1 {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
         }
-        let way = way_to_client(A::table(&mut self.tables).get_mut(id), &snapshot.fib, job.hash);
+        let way = way_to_client(A::table(&mut self.tables).get_mut(id), snapshot, job.hash);
         if let Err((error, reason)) = fit(job, &snapshot.fib, way, 0) {
             return self.reject(snapshot, job, error, reason);
         }
@@ -291,16 +329,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
         self.track(snapshot, job, id, Side::Outbound);
 
         let conn = A::table(&mut self.tables).get(id);
-        let new = conn.inbound().reversed();
-        let l3 = usize::from(job.ip.l3);
-        let frame = job.packet.data_mut();
-        A::decrement_ttl(&mut frame[l3..]);
-        nat::rewrite(frame, l3, job.ip.l4.into(), &new);
+        let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
+        nat::forward(job.packet.data_mut(), l3, l4, &conn.translated(Side::Outbound));
         send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
     }
 
-    /// Moves the connection's state machine, restarts its timeout and counts the packet.
-    #[inline(always)]
+    /// Moves the connection's state machine, restarts its timeout and counts the packet. The connection has been compared
+    /// with the snapshot, then.
     fn track<A: Ip>(&mut self, snapshot: &Snapshot, job: &Job<Io::Packet, A>, id: ConnId, side: Side) {
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(id);
@@ -314,10 +349,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
             conn.state = tcp_next(before, direction, job.ip.flags);
         }
         let (after, server) = (conn.state, conn.server);
-        let timeout = match conn.has_own_timeout && matches!(after, State::Established | State::Udp) {
-            false => snapshot.settings.timeouts.get(after),
-            true => own_timeout(snapshot, conn),
-        };
+        if snapshot.services.is_live(server) {
+            conn.epoch = snapshot.epoch();
+        }
+        let timeout = conn.timeout(snapshot);
         table.set_timeout(id, timeout, self.now);
 
         let counters = self.counters().server(server);
@@ -330,12 +365,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             from.sub(1);
             to.add(1);
         }
-        let (packets, bytes) = match side {
-            Side::Inbound => (&counters.in_packets, &counters.in_bytes),
-            Side::Outbound => (&counters.out_packets, &counters.out_bytes),
-        };
-        packets.add(1);
-        bytes.add(job.ip.len.into());
+        counters.count(side, job.ip.len);
     }
 
     /// Drops a packet and tells its sender why, rate permitting.
@@ -350,7 +380,6 @@ impl<Io: WorkerIo> Pipeline<Io> {
         Verdict::Drop(reason)
     }
 
-    #[inline(always)]
     fn carry_out<A: Ip>(&mut self, verdict: Verdict, job: Job<Io::Packet, A>) {
         match verdict {
             Verdict::Transmit(port) => match job.fragment_mtu {
@@ -413,106 +442,20 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 }
 
-impl<P: PacketBuf, A> Job<P, A> {
-    fn new(mut packet: P, ip: IpPacket<A>, ingress: PortId, tried: u64) -> Self {
+impl<P: PacketBuf, A: Ip> Batch<P, A> {
+    fn new() -> Self {
+        Self { packets: Burst::new(), met: ArrayVec::new() }
+    }
+
+    /// Begins the lookup of a packet.
+    #[inline(always)]
+    fn add(&mut self, table: &ConnTable<A>, mut packet: P, ip: IpPacket<A>) {
         // What follows the IP packet is padding; more than Ethernet needs would be sent beyond the MTU of the way out.
         packet.truncate(ethernet::MIN_FRAME_LEN.max(usize::from(ip.l3) + usize::from(ip.len)));
-        Self { packet, ip, ingress, tried, hash: 0, waits_for: None, fragment_mtu: None }
-    }
-}
-
-/// Where a packet goes next.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
-    /// There is a route.
-    Hop(Hop),
-    /// There is none.
-    None,
-}
-
-/// A next hop, resolved or not, for a packet to `dst`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Hop {
-    Ready(AdjacencyId),
-    Unresolved { port: PortId, next_hop: IpAddr, dst: IpAddr, mtu: u16 },
-}
-
-/// Resolves `dst` unless `cached` holds the answer, and keeps the answer there.
-#[inline(always)]
-fn way<A: Ip>(cached: &mut AdjacencyId, fib: &Fib, dst: A, flow: u64) -> Way {
-    if *cached == AdjacencyId::NONE {
-        match fib.resolve(dst, flow as u32) {
-            Resolution::Ready(adjacency) => *cached = adjacency,
-            Resolution::Unresolved { port, next_hop, mtu } => {
-                return Way::Hop(Hop::Unresolved { port, next_hop, dst: dst.into(), mtu });
-            }
-            Resolution::NoRoute => return Way::None,
-        }
-    }
-    Way::Hop(Hop::Ready(*cached))
-}
-
-pub(crate) fn way_to_server<A: Ip>(conn: &mut Conn<A>, fib: &Fib, flow: u64) -> Way {
-    conn.forget_stale_ways(fib.generation);
-    let daddr = conn.daddr;
-    if conn.mode == ForwardMode::Tunnel && conn.to_server == AdjacencyId::NONE {
-        // The tunnel's source depends on the route, too.
-        match fib.source_for(daddr) {
-            Some(source) => conn.laddr = source,
-            None => return Way::None,
-        }
-    }
-    way(&mut conn.to_server, fib, daddr, flow)
-}
-
-pub(crate) fn way_to_client<A: Ip>(conn: &mut Conn<A>, fib: &Fib, flow: u64) -> Way {
-    conn.forget_stale_ways(fib.generation);
-    let caddr = conn.caddr;
-    way(&mut conn.to_client, fib, caddr, flow)
-}
-
-/// Checks that the packet with `overhead` more bytes of a tunnel fits its way out; if it may be fragmented, notes that it
-/// must be.
-pub(crate) fn fit<P: PacketBuf, A: Ip>(
-    job: &mut Job<P, A>,
-    fib: &Fib,
-    way: Way,
-    overhead: u16,
-) -> Result<(), (IcmpError, DropReason)> {
-    let mtu = match way {
-        Way::Hop(Hop::Ready(adjacency)) => fib.adjacency(adjacency).mtu,
-        Way::Hop(Hop::Unresolved { mtu, .. }) => mtu,
-        Way::None => return Ok(()),
-    };
-    if u32::from(job.ip.len) + u32::from(overhead) > u32::from(mtu) {
-        // What every link must carry is not too big for a tunnel either: its packets are fragmented (RFC 2473 section 7.1).
-        let is_small = overhead > 0 && job.ip.len <= A::MIN_MTU;
-        if !is_small && !A::may_fragment(&job.packet.data()[job.ip.l3.into()..]) {
-            return Err((IcmpError::TooBig(mtu.saturating_sub(overhead).max(A::MIN_MTU)), DropReason::TooBig));
-        }
-        job.fragment_mtu = Some(mtu);
-    }
-    Ok(())
-}
-
-/// Completes the frame for its way out.
-pub(crate) fn send<P: PacketBuf>(
-    packet: &mut P,
-    fib: &Fib,
-    way: Way,
-    waits_for: &mut Option<(PortId, IpAddr, IpAddr)>,
-) -> Verdict {
-    match way {
-        Way::Hop(Hop::Ready(adjacency)) => {
-            let adjacency = fib.adjacency(adjacency);
-            address_frame(packet.data_mut(), &adjacency.dst_mac, &adjacency.src_mac);
-            Verdict::Transmit(adjacency.port)
-        }
-        Way::Hop(Hop::Unresolved { port, next_hop, dst, .. }) => {
-            *waits_for = Some((port, next_hop, dst));
-            Verdict::Wait
-        }
-        Way::None => Verdict::Drop(DropReason::NoRoute),
+        let hash = table.hash(&ip.tuple);
+        table.prefetch_bucket(hash);
+        self.packets.push(packet);
+        self.met.push(Met { ip, hash, candidate: Candidate::NONE });
     }
 }
 
@@ -529,20 +472,6 @@ fn resolves_addresses(frame: &[u8]) -> bool {
         }
         _ => false,
     }
-}
-
-/// Writes the addresses of an Ethernet header; the EtherType stays.
-#[inline(always)]
-pub(crate) fn address_frame(frame: &mut [u8], dst: &[u8; 6], src: &[u8; 6]) {
-    let header = &mut frame[..ethernet::HEADER_LEN];
-    header[0..6].copy_from_slice(dst);
-    header[6..12].copy_from_slice(src);
-}
-
-/// The timeout that the connection's service sets for established connections, or the director's if it no longer does.
-fn own_timeout<A: Ip>(snapshot: &Snapshot, conn: &Conn<A>) -> u32 {
-    let service = snapshot.services.find(conn.protocol, conn.vaddr, conn.vport);
-    service.and_then(|service| service.timeout).unwrap_or_else(|| snapshot.settings.timeouts.get(conn.state))
 }
 
 /// Takes an ended connection out of its server's counters.

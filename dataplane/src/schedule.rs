@@ -260,13 +260,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
             server: server.id,
             to_server: AdjacencyId::NONE,
             to_client: AdjacencyId::NONE,
-            fib_generation: snapshot.fib.generation,
+            epoch: snapshot.epoch(),
             timer: Default::default(),
         };
         if server.mode != ForwardMode::Tunnel {
             conn.to_server = self.scheduling.way_to(server, &snapshot.fib);
         }
-        let timeout = snapshot.settings.timeouts.get(conn.state);
+        let timeout = conn.timeout(snapshot);
         let is_active = conn.state.is_active();
         let id = match server.mode {
             ForwardMode::FullNat => self.insert_with_local_endpoint(service, conn, timeout)?,

@@ -213,7 +213,12 @@ impl Publisher {
 
     /// Makes `snapshot` the one in force and frees those that nobody holds any more.
     pub fn publish(&mut self, mut snapshot: Snapshot) {
-        snapshot.generation = self.current().generation + 1;
+        let current = self.current();
+        snapshot.generation = current.generation + 1;
+        snapshot.fib_since = match snapshot.fib.generation == current.fib.generation {
+            true => current.fib_since,
+            false => snapshot.generation,
+        };
         let snapshot = Arc::new(snapshot);
         self.shared.snapshot.store(Arc::clone(&snapshot));
         self.kept.push(snapshot);

@@ -18,14 +18,29 @@ use crate::{ServerId, ServiceId};
 /// Everything workers need to know.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Grows with every publication.
+    /// Grows with every publication; the [`Publisher`](crate::shared::Publisher) sets it.
     pub generation: u64,
+    /// The generation that brought `fib`; the publisher sets it, too.
+    pub fib_since: u64,
     /// Virtual services and real servers.
     pub services: Arc<ServiceTable>,
     /// Routes, neighbours, ports and local addresses.
     pub fib: Arc<Fib>,
     /// Director-wide settings.
     pub settings: Settings,
+}
+
+impl Snapshot {
+    /// The generation as connections remember it.
+    #[inline(always)]
+    pub fn epoch(&self) -> u32 {
+        self.generation as u32
+    }
+
+    /// True when ways that were found in `epoch`, this or an earlier one, are still right.
+    pub fn has_fib_of(&self, epoch: u32) -> bool {
+        u64::from(self.epoch().wrapping_sub(epoch)) <= self.generation - self.fib_since
+    }
 }
 
 /// Director-wide settings.

@@ -7,7 +7,7 @@ use proto::{Address, Protocol, Tuple};
 
 use crate::ServerId;
 use crate::fib::AdjacencyId;
-use crate::snapshot::ForwardMode;
+use crate::snapshot::{ForwardMode, Snapshot};
 
 use super::wheel::{Tick, Timed, Timer};
 
@@ -60,12 +60,13 @@ pub struct Conn<A> {
     pub has_own_timeout: bool,
     /// The real server.
     pub server: ServerId,
-    /// Where packets to the server go, valid while `fib_generation` is the FIB's.
+    /// Where packets to the server go, valid while the FIB is that of `epoch`.
     pub to_server: AdjacencyId,
     /// Where packets to the client go, likewise.
     pub to_client: AdjacencyId,
-    /// Generation of the FIB that the two adjacencies belong to; 0: none.
-    pub fib_generation: u32,
+    /// [Epoch](Snapshot::epoch) of the snapshot that the connection was last compared with: its server is configured
+    /// there, its timeout and the two adjacencies are right.
+    pub epoch: u32,
     /// When the connection ends. The table sets it; a connection that is not in one has `Timer::default()`.
     pub timer: Timer,
 }
@@ -74,13 +75,35 @@ const _: () = assert!(size_of::<Conn<Ipv4Addr>>() == 64);
 const _: () = assert!(size_of::<Conn<Ipv6Addr>>() == 128);
 
 impl<A: Address> Conn<A> {
-    /// Forgets ways that were resolved with another generation of the FIB.
-    #[inline(always)]
-    pub fn forget_stale_ways(&mut self, generation: u32) {
-        if self.fib_generation != generation {
-            self.fib_generation = generation;
+    /// Forgets ways that were found in another FIB.
+    pub fn forget_stale_ways(&mut self, snapshot: &Snapshot) {
+        if !snapshot.has_fib_of(self.epoch) {
             self.to_server = AdjacencyId::NONE;
             self.to_client = AdjacencyId::NONE;
+        }
+    }
+
+    /// Notes that the connection had a packet, so that it does not end for another timeout.
+    #[inline(always)]
+    pub fn touch(&mut self, now: Tick) {
+        self.timer.touch(now);
+    }
+
+    /// Where packets from `side` go, as far as the connection remembers.
+    #[inline(always)]
+    pub fn way(&self, side: Side) -> AdjacencyId {
+        match side {
+            Side::Inbound => self.to_server,
+            Side::Outbound => self.to_client,
+        }
+    }
+
+    /// The tuple that packets from `side` leave with in the modes that translate.
+    #[inline(always)]
+    pub fn translated(&self, side: Side) -> Tuple<A> {
+        match side {
+            Side::Inbound => self.outbound().reversed(),
+            Side::Outbound => self.inbound().reversed(),
         }
     }
 
@@ -103,6 +126,17 @@ impl<A: Address> Conn<A> {
     pub(super) fn has_tuple(&self, side: Side, tuple: &Tuple<A>) -> bool {
         let (inbound, outbound) = (difference(&self.inbound(), tuple), difference(&self.outbound(), tuple));
         (if side == Side::Inbound { inbound } else { outbound }) == 0
+    }
+
+    /// Seconds that the connection may be idle in its state: what its service says of established connections, or else
+    /// the director.
+    pub fn timeout(&self, snapshot: &Snapshot) -> u32 {
+        let of_service = || snapshot.services.find(self.protocol, self.vaddr, self.vport)?.timeout;
+        match self.has_own_timeout && matches!(self.state, State::Established | State::Udp) {
+            true => of_service(),
+            false => None,
+        }
+        .unwrap_or_else(|| snapshot.settings.timeouts.get(self.state))
     }
 
     /// The connection as the control thread sees it.
@@ -128,7 +162,7 @@ fn difference<A: Address>(a: &Tuple<A>, b: &Tuple<A>) -> u64 {
     let ports = |t: &Tuple<A>| u64::from(t.sport) | u64::from(t.dport) << 16;
     let rest = (ports(a) ^ ports(b)) | u64::from(a.protocol.0 ^ b.protocol.0);
     if A::LEN == 4 {
-        let addresses = |t: &Tuple<A>| t.src.words().1 << 32 | t.dst.words().1;
+        let addresses = |t: &Tuple<A>| t.src.words().1 | t.dst.words().1 << 32;
         rest | (addresses(a) ^ addresses(b))
     } else {
         let address = |a: A, b: A| {

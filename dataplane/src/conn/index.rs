@@ -21,12 +21,15 @@ const LOAD: usize = 6;
 
 /// What a key leads to: a connection, and which of its two tuples the key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot(u32);
+pub(crate) struct Slot(u32);
 
 impl Slot {
     const OUTBOUND: u32 = 1 << 31;
 
-    /// `id` must be below 2^31.
+    /// Leads to no connection.
+    pub(super) const NONE: Self = Self(u32::MAX);
+
+    /// `id` must be below 2^31 - 1.
     #[inline(always)]
     pub(super) fn new(id: ConnId, side: Side) -> Self {
         match side {
@@ -98,11 +101,12 @@ impl Index {
         }
     }
 
-    /// The first slot in the home bucket that may be the hash's.
+    /// The first slot in the home bucket that may be the hash's, or [`Slot::NONE`].
     #[inline(always)]
-    pub(super) fn candidate(&self, hash: u64) -> Option<Slot> {
-        let bucket = self.buckets.get(self.home(hash))?;
-        bucket.slots.get(bucket.matches(tag(hash)).trailing_zeros() as usize).copied()
+    pub(super) fn candidate(&self, hash: u64) -> Slot {
+        let Some(bucket) = self.buckets.get(self.home(hash)) else { return Slot::NONE };
+        let way = bucket.matches(tag(hash)).trailing_zeros() as usize;
+        bucket.slots.get(way).copied().unwrap_or(Slot::NONE)
     }
 
     /// The first slot with this hash that `is_match` accepts.
@@ -207,7 +211,7 @@ mod tests {
 
     #[test]
     fn slots_carry_id_and_side() {
-        for id in [0, 1, (1 << 31) - 1] {
+        for id in [0, 1, (1 << 31) - 2] {
             for side in [Side::Inbound, Side::Outbound] {
                 let slot = Slot::new(ConnId(id), side);
                 assert_eq!((slot.id(), slot.side()), (ConnId(id), side));
@@ -240,10 +244,10 @@ mod tests {
     #[test]
     fn a_hash_of_tag_zero_is_not_mistaken_for_an_empty_way() {
         let mut index = Index::new(6);
-        assert_eq!(index.candidate(0), None);
+        assert_eq!(index.candidate(0), Slot::NONE);
         assert_eq!(index.find(0, |_| true), None);
         assert!(index.insert(0, slot(5)));
-        assert_eq!(index.candidate(0), Some(slot(5)));
+        assert_eq!(index.candidate(0), slot(5));
         assert_eq!(index.find(0, |_| true), Some(slot(5)));
         assert!(index.remove(0, slot(5)));
         assert_empty(&index);

@@ -16,5 +16,5 @@ mod tests;
 
 pub use entry::{Conn, ConnId, ConnRecord, Side};
 pub use hash::TupleHasher;
-pub use table::{ConnTable, InsertError};
+pub use table::{Candidate, ConnTable, InsertError};
 pub use wheel::{TICKS_PER_SECOND, Tick, Timer};

@@ -1,7 +1,7 @@
 //! The connection table of one worker and address family.
 
 use arrayvec::ArrayVec;
-use proto::{Address, Tuple};
+use proto::{Address, Protocol, Tuple};
 
 use super::hash::TupleHasher;
 use super::index::{Index, Slot};
@@ -19,6 +19,18 @@ pub enum InsertError {
     Exists,
 }
 
+/// The entry that a hash most likely leads to.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate(Slot);
+
+impl Candidate {
+    /// No entry.
+    pub const NONE: Self = Self(Slot::NONE);
+}
+
+/// What a free entry has in place of TCP or UDP.
+const FREE: Protocol = Protocol(0);
+
 /// Connections whose removal is overlapped in memory while they expire.
 const EXPIRE_BATCH: usize = 16;
 
@@ -31,8 +43,9 @@ const EXPIRE_BATCH: usize = 16;
 ///
 /// To look up a burst, go over all its packets in each of three steps, so that their cache misses overlap:
 /// [`hash`](Self::hash) and [`prefetch_bucket`](Self::prefetch_bucket); [`prefetch_entry`](Self::prefetch_entry);
-/// [`find`](Self::find). An id is good until its connection is removed or ends, and is then used again at once: do the
-/// third step right before the packet is processed, not for the whole burst ahead.
+/// [`get_if`](Self::get_if), or [`find`](Self::find) where that fails. An id is good until its connection is removed or
+/// ends, and is then used again at once: do the third step right before the packet is processed, not for the whole burst
+/// ahead.
 #[derive(Debug)]
 pub struct ConnTable<A> {
     hasher: TupleHasher,
@@ -79,25 +92,35 @@ impl<A: Address> ConnTable<A> {
         self.index.prefetch(hash);
     }
 
-    /// Second step: loads the entry that this hash most likely leads to.
+    /// Second step: loads the entry that this hash most likely leads to, and says which.
     #[inline(always)]
-    pub fn prefetch_entry(&self, hash: u64) {
-        if let Some(conn) = self.candidate(hash) {
+    pub fn prefetch_entry(&self, hash: u64) -> Candidate {
+        let candidate = Candidate(self.index.candidate(hash));
+        if let Some((conn, _)) = self.candidate(candidate) {
             hw::prefetch(conn);
             if size_of::<Conn<A>>() > 64 {
                 hw::prefetch(&conn.timer);
             }
         }
+        candidate
     }
 
-    /// The entry that [`prefetch_entry`](Self::prefetch_entry) loads.
+    /// The entry that [`prefetch_entry`](Self::prefetch_entry) loads, and the side that the packet then comes from.
     #[inline(always)]
-    pub fn candidate(&self, hash: u64) -> Option<&Conn<A>> {
-        self.index.candidate(hash).and_then(|slot| self.entries.get(slot.id().0 as usize))
+    pub fn candidate(&self, Candidate(slot): Candidate) -> Option<(&Conn<A>, Side)> {
+        self.entries.get(slot.id().0 as usize).map(|conn| (conn, slot.side()))
     }
 
-    /// Third step: the connection that packets with this tuple belong to, and the side they come from. `hash` must be
-    /// the tuple's.
+    /// Third step, which succeeds for all but a few packets of known connections: the candidate's connection and the side
+    /// that packets with this tuple come from, if it is the tuple's.
+    #[inline(always)]
+    pub fn get_if(&mut self, candidate: Candidate, tuple: &Tuple<A>) -> Option<(&mut Conn<A>, Side)> {
+        let Candidate(slot) = candidate;
+        let conn = self.entries.get_mut(slot.id().0 as usize)?;
+        conn.has_tuple(slot.side(), tuple).then(|| (conn, slot.side()))
+    }
+
+    /// The connection that packets with this tuple belong to, and the side they come from. `hash` must be the tuple's.
     #[inline(always)]
     pub fn find(&self, hash: u64, tuple: &Tuple<A>) -> Option<(ConnId, Side)> {
         let is_match =
@@ -169,13 +192,7 @@ impl<A: Address> ConnTable<A> {
         Ok(ConnId(id))
     }
 
-    /// Notes that the connection had a packet, so that it does not end for another timeout.
-    #[inline(always)]
-    pub fn touch(&mut self, id: ConnId, now: Tick) {
-        self.entries[id.0 as usize].timer.touch(now);
-    }
-
-    /// [`touch`](Self::touch), and from now on the timeout is `timeout_s` seconds.
+    /// [Touches](Conn::touch) a connection; from now on its timeout is `timeout_s` seconds.
     #[inline]
     pub fn set_timeout(&mut self, id: ConnId, timeout_s: u32, now: Tick) {
         self.wheel.set_timeout(&mut self.entries, id.0, timeout_s, now);
@@ -287,7 +304,10 @@ impl<A: Address> ConnTable<A> {
             removed &= self.index.remove(outbound, Slot::new(id, Side::Outbound));
         }
         debug_assert!(removed, "the connection's tuples were changed while it was in the table");
-        self.entries[id.0 as usize].timer = Timer::idle(self.free);
+        let entry = &mut self.entries[id.0 as usize];
+        entry.timer = Timer::idle(self.free);
+        // No packet has this protocol: whoever still holds the entry as a candidate finds that it is not the one.
+        entry.protocol = FREE;
         self.free = Some(id.0);
         self.live -= 1;
     }

@@ -39,7 +39,7 @@ fn conn<A: Address>(mode: ForwardMode, client: (u32, u16), server: u32, local: (
         server: ServerId(server),
         to_server: AdjacencyId::NONE,
         to_client: AdjacencyId::NONE,
-        fib_generation: 0,
+        epoch: 0,
         timer: Timer::default(),
     }
 }
@@ -50,11 +50,45 @@ pub(super) fn nth<A: Address>(n: u32) -> Conn<A> {
     conn(FullNat, (0x10_0000 + (mixed >> 16), mixed as u16), 2, (0x2_0000 + (n >> 15), 1024 + (n & 0x7fff) as u16))
 }
 
-fn find<A: Address>(table: &ConnTable<A>, tuple: &Tuple<A>) -> Option<(ConnId, Side)> {
+fn find<A: Address>(table: &mut ConnTable<A>, tuple: &Tuple<A>) -> Option<(ConnId, Side)> {
     let hash = table.hash(tuple);
     table.prefetch_bucket(hash);
-    table.prefetch_entry(hash);
-    table.find(hash, tuple)
+    let candidate = table.prefetch_entry(hash);
+    let found = table.find(hash, tuple);
+    if let Some((conn, side)) = table.get_if(candidate, tuple) {
+        // The candidate may be another connection's, but it is never mistaken for this one's.
+        let conn = conn.clone();
+        assert_eq!(found.map(|(id, side)| (table.get(id).inbound(), side)), Some((conn.inbound(), side)));
+    }
+    found
+}
+
+#[test]
+fn a_candidate_is_good_until_its_connection_is_gone() {
+    fn check<A: Address>() {
+        let mut table = ConnTable::<A>::new(4, SEED, Tick(0));
+        let c = conn::<A>(FullNat, (9, 40000), 2, (3, 5000));
+        let tuples = [(c.inbound(), Side::Inbound), (c.outbound(), Side::Outbound)];
+        let id = table.insert(c.clone(), 60, Tick(0)).unwrap();
+        let candidates = tuples.map(|(tuple, _)| table.prefetch_entry(table.hash(&tuple)));
+        for ((tuple, side), candidate) in tuples.iter().zip(candidates) {
+            let (found, found_side) = table.get_if(candidate, tuple).expect("it is the only one");
+            assert_eq!((found.inbound(), found_side), (c.inbound(), *side));
+            assert!(table.get_if(candidate, &tuple.reversed()).is_none());
+            assert!(table.get_if(Candidate::NONE, tuple).is_none());
+        }
+        table.remove(id);
+        for ((tuple, _), candidate) in tuples.iter().zip(candidates) {
+            assert!(table.get_if(candidate, tuple).is_none(), "the entry is free");
+        }
+        // Another connection takes the entry, and the tuples are no longer where they were.
+        assert_eq!(table.insert(conn(FullNat, (9, 40001), 2, (3, 5001)), 60, Tick(0)), Ok(id));
+        for ((tuple, _), candidate) in tuples.iter().zip(candidates) {
+            assert!(table.get_if(candidate, tuple).is_none());
+        }
+    }
+    check::<Ipv4Addr>();
+    check::<Ipv6Addr>();
 }
 
 #[test]
@@ -63,9 +97,9 @@ fn both_directions_lead_to_a_nat_connection_and_one_to_a_dr_connection() {
         let mut table = ConnTable::<Ipv4Addr>::new(4, SEED, Tick(0));
         let c = conn(mode, (9, 40000), 2, (3, 5000));
         let id = table.insert(c.clone(), 60, Tick(0)).unwrap();
-        assert_eq!(find(&table, &c.inbound()), Some((id, Side::Inbound)), "{mode:?}");
-        assert_eq!(find(&table, &c.outbound()), replies.then_some((id, Side::Outbound)), "{mode:?}");
-        assert_eq!(find(&table, &c.inbound().reversed()), None, "{mode:?}");
+        assert_eq!(find(&mut table, &c.inbound()), Some((id, Side::Inbound)), "{mode:?}");
+        assert_eq!(find(&mut table, &c.outbound()), replies.then_some((id, Side::Outbound)), "{mode:?}");
+        assert_eq!(find(&mut table, &c.inbound().reversed()), None, "{mode:?}");
         assert_eq!(table.get(id).daddr, c.daddr);
         assert_eq!(table.remove(id).inbound(), c.inbound());
         assert!(!table.contains(&c.inbound()) && !table.contains(&c.outbound()), "{mode:?}");
@@ -163,8 +197,8 @@ fn fill_and_churn<A: Address>(capacity: u32, max_bytes: usize) {
     assert_eq!(table.memory_bytes(), bytes, "a table does not grow");
     for &(n, id) in &ids {
         let c = nth::<A>(n);
-        assert_eq!(find(&table, &c.inbound()), Some((id, Side::Inbound)));
-        assert_eq!(find(&table, &c.outbound()), Some((id, Side::Outbound)));
+        assert_eq!(find(&mut table, &c.inbound()), Some((id, Side::Inbound)));
+        assert_eq!(find(&mut table, &c.outbound()), Some((id, Side::Outbound)));
     }
     for (n, id) in ids {
         assert_eq!(table.remove(id).inbound(), nth::<A>(n).inbound());
@@ -188,7 +222,7 @@ fn a_table_takes_as_many_connections_as_it_says() {
 fn connections_end_after_their_timeout_once_and_with_both_tuples() {
     let mut table = ConnTable::<Ipv4Addr>::new(100, SEED, Tick(0));
     let ids: Vec<ConnId> = (0..100).map(|n| table.insert(nth(n), 30 + n, Tick(0)).unwrap()).collect();
-    table.touch(ids[0], Tick(240));
+    table.get_mut(ids[0]).touch(Tick(240));
     table.set_timeout(ids[99], 1, Tick(0));
     let mut ended = Vec::new();
     assert_eq!(table.expire(Tick(7), 1000, |_| panic!("none is due")), 0);
@@ -339,10 +373,10 @@ fn check_against_model<A: Address>(ops: Vec<Op>) -> Result<(), TestCaseError> {
             }
             Op::Find { tuple } => {
                 let tuple = &all_tuples[tuple % all_tuples.len()];
-                prop_assert_eq!(find(&table, tuple), by_tuple.get(tuple).copied());
+                prop_assert_eq!(find(&mut table, tuple), by_tuple.get(tuple).copied());
                 prop_assert_eq!(table.contains(tuple), by_tuple.contains_key(tuple));
                 let other = Tuple { protocol: Protocol::UDP, ..*tuple };
-                prop_assert_eq!(find(&table, &other), None);
+                prop_assert_eq!(find(&mut table, &other), None);
             }
             Op::Expire { ticks, budget } => {
                 now.0 += ticks;
@@ -362,7 +396,7 @@ fn check_against_model<A: Address>(ops: Vec<Op>) -> Result<(), TestCaseError> {
             Op::Touch { .. } | Op::SetTimeout { .. } | Op::Remove { .. } if order.is_empty() => {}
             Op::Touch { pick } => {
                 let id = order[pick % order.len()];
-                table.touch(id, now);
+                table.get_mut(id).touch(now);
                 by_id.get_mut(&id).expect("known").last_seen = now;
             }
             Op::SetTimeout { pick, timeout } => {
@@ -383,7 +417,7 @@ fn check_against_model<A: Address>(ops: Vec<Op>) -> Result<(), TestCaseError> {
         prop_assert_eq!(table.len(), by_id.len());
         prop_assert_eq!(table.is_empty(), by_id.is_empty());
         for (tuple, &owner) in &by_tuple {
-            prop_assert_eq!(find(&table, tuple), Some(owner));
+            prop_assert_eq!(find(&mut table, tuple), Some(owner));
         }
         for (&id, known) in &by_id {
             let left = known.last_seen.after(known.timeout).seconds_since(now);

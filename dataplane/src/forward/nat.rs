@@ -3,15 +3,31 @@
 use proto::checksum::Delta;
 use proto::{Protocol, Tuple, tcp, udp};
 
-use crate::ip::{Ip, replace_address};
+use crate::ip::{Ip, replace_addresses};
 
-/// Gives the packet at `l3` of `frame` the source and destination of `new`; `l4` is the offset of its TCP or UDP header.
-/// Checksums are updated incrementally (RFC 1624), so that damage done before stays visible to the receiver.
+/// Forwards the packet at `l3` of `frame` with source and destination of `new`: its time to live is decremented. `l4` is
+/// the offset of its TCP or UDP header. Checksums are updated incrementally (RFC 1624), so that damage done before stays
+/// visible to the receiver.
+#[inline(always)]
+pub fn forward<A: Ip>(frame: &mut [u8], l3: usize, l4: usize, new: &Tuple<A>) {
+    let header = &mut frame[l3..];
+    let addresses = replace_addresses(header, new.src, new.dst);
+    A::decrement_ttl(header, addresses);
+    rewrite_transport(frame, l4, new, addresses);
+}
+
+/// [`forward`], except that the time to live stays.
 #[inline(always)]
 pub fn rewrite<A: Ip>(frame: &mut [u8], l3: usize, l4: usize, new: &Tuple<A>) {
     let header = &mut frame[l3..];
-    let addresses = replace_address(header, A::SRC, new.src).combine(replace_address(header, A::DST, new.dst));
+    let addresses = replace_addresses(header, new.src, new.dst);
     A::fix_header(header, addresses);
+    rewrite_transport(frame, l4, new, addresses);
+}
+
+/// Writes the ports, and the checksum that covers them and the addresses.
+#[inline(always)]
+fn rewrite_transport<A: Ip>(frame: &mut [u8], l4: usize, new: &Tuple<A>, addresses: Delta) {
     let delta = replace_ports(&mut frame[l4..], new.sport, new.dport).combine(addresses);
     match new.protocol {
         Protocol::TCP => delta.apply_at(frame, l4 + tcp::CHECKSUM),
@@ -21,10 +37,10 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], l3: usize, l4: usize, new: &Tuple<A>) {
 
 /// Writes source and destination port, which TCP and UDP have at the same place.
 #[inline(always)]
-fn replace_ports(l4: &mut [u8], sport: u16, dport: u16) -> Delta {
-    let old_sport = u16::from_be_bytes([l4[0], l4[1]]);
-    let old_dport = u16::from_be_bytes([l4[2], l4[3]]);
-    l4[0..2].copy_from_slice(&sport.to_be_bytes());
-    l4[2..4].copy_from_slice(&dport.to_be_bytes());
-    Delta::ZERO.replace_u16(old_sport, sport).replace_u16(old_dport, dport)
+pub fn replace_ports(l4: &mut [u8], sport: u16, dport: u16) -> Delta {
+    let ports = &mut l4[..4];
+    let old = u32::from_ne_bytes([ports[0], ports[1], ports[2], ports[3]]);
+    let new = (u32::from(sport) << 16 | u32::from(dport)).to_be();
+    ports.copy_from_slice(&new.to_ne_bytes());
+    Delta::ZERO.replace_word(old.into(), new.into())
 }

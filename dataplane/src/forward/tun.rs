@@ -1,12 +1,15 @@
 //! IP-in-IP encapsulation: IPv4 in IPv4 (RFC 2003), IPv6 in IPv6 (RFC 2473).
 
+use proto::checksum::Delta;
 use proto::ethernet;
 
 use crate::ip::Ip;
 use crate::packet::PacketBuf;
 
-/// Wraps the packet of `len` bytes behind the Ethernet header into one from `src` to `dst`. Returns false when the
-/// buffer has no room in front, or the packet would be longer than 65535 bytes.
+/// Forwards the packet of `len` bytes behind the Ethernet header in one from `src` to `dst`: its own time to live is
+/// decremented (RFC 2003 section 3.1, RFC 2473 section 3.1). Returns false, and leaves it as it is but for padding, when
+/// the buffer has no room in front, or the packet would be longer than 65535 bytes.
+#[inline]
 pub fn encapsulate<A: Ip>(packet: &mut impl PacketBuf, len: u16, src: A, dst: A, id: u16) -> bool {
     // Ethernet padding must not become part of the tunnel's payload.
     packet.truncate(ethernet::HEADER_LEN + usize::from(len));
@@ -19,6 +22,7 @@ pub fn encapsulate<A: Ip>(packet: &mut impl PacketBuf, len: u16, src: A, dst: A,
     let (ethernet, ip) = frame.split_at_mut(ethernet::HEADER_LEN);
     ethernet[12..14].copy_from_slice(&A::ETHER_TYPE.to_be_bytes());
     let (outer, inner) = ip.split_at_mut(A::HEADER_LEN);
+    A::decrement_ttl(inner, Delta::ZERO);
     A::write_outer(outer, inner, len, src, dst, id);
     true
 }

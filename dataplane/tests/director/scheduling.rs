@@ -291,6 +291,58 @@ fn a_timeout_of_the_service_replaces_that_of_established_connections() {
 }
 
 #[test]
+fn a_timeout_of_the_director_holds_from_the_next_packet_on() {
+    for (protocol, workers) in [(Protocol::UDP, 1), (Protocol::TCP, 2)] {
+        let mut director = Director::new(Setup::workers(workers), vec![service(1, Family::V4, protocol, Nat, &[1])]);
+        let (from, to) = (client(Family::V4, 1), virt(Family::V4, 1));
+        open(&mut director, 0, protocol, from, to);
+        let packet = || if protocol == Protocol::UDP { udp(from, to) } else { tcp(from, to, Flags::ACK) };
+        director.forward(0, CLIENTS, &packet());
+        let before = director.connection().expires;
+        director.settings.timeouts.set_udp(100);
+        director.settings.timeouts.set_tcp(100);
+        director.publish();
+        assert_eq!(director.connection().expires, before);
+        director.forward(0, CLIENTS, &packet());
+        assert_eq!(director.connection().expires, 100);
+        director.pass_seconds(60);
+        director.forward(0, CLIENTS, &packet());
+        assert_eq!(director.connection().expires, 100);
+        director.finish();
+    }
+}
+
+#[test]
+fn a_removed_server_is_still_heard_and_comes_back_to_its_connections() {
+    for family in FAMILIES {
+        let services = vec![service(1, family, Protocol::UDP, FullNat, &[1, 2])];
+        let mut director = Director::new(Setup::workers(1), services.clone());
+        let (from, to) = (client(family, 7), virt(family, 1));
+        let seen = open(&mut director, 0, Protocol::UDP, from, to);
+        let reply = || udp(seen.dst, seen.src);
+        let data = || udp(from, to);
+        director.forward(0, CLIENTS, &data());
+        director.forward(0, SERVERS, &reply());
+        director.configure(|services| services[0].servers.clear());
+        for _ in 0..2 {
+            assert_eq!(director.receive(0, CLIENTS, &data()).len(), 0);
+            director.forward(0, SERVERS, &reply());
+        }
+        director.rewire(|network| network.moved.push((from.ip(), [2, 9, 9, 9, 9, 9])));
+        for _ in 0..2 {
+            let (_, sent) = director.forward(0, SERVERS, &reply());
+            assert_eq!(sent.dst_mac, [2, 9, 9, 9, 9, 9], "the new FIB holds for it, too");
+        }
+        assert_eq!(director.drops(), [(DropReason::ServerGone, 2)]);
+        director.configure(|current| *current = services);
+        director.forward(0, CLIENTS, &data());
+        director.forward(0, SERVERS, &reply());
+        assert_eq!(director.drops(), [(DropReason::ServerGone, 2)]);
+        director.finish();
+    }
+}
+
+#[test]
 fn a_syn_over_an_ended_connection_is_scheduled_anew() {
     for family in FAMILIES {
         for mode in MODES {

@@ -304,6 +304,7 @@ impl Director {
         let services = self.services.iter().cloned().map(Arc::new);
         let snapshot = Snapshot {
             generation: 0,
+            fib_since: 0,
             services: Arc::new(ServiceTable::with_former(services, self.nat_servers.iter().copied())),
             fib,
             settings: self.settings.clone(),
