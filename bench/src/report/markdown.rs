@@ -9,7 +9,8 @@ use crate::wire::result::{Program, Verification, WireResults, Wiring, Workload};
 pub fn report(parts: &Parts, targets: &[Target], plots: &[String]) -> String {
     let facts = &parts.facts;
     let mut text = format!("# Measured on {}\n\n{}.\n\n", facts.date, facts.line());
-    text += "Medians over the rounds, with the smallest and the largest. [README.md](../README.md) says what is measured, and how.\n";
+    text += "Medians over the rounds, with the smallest and the largest. [README.md](../README.md) says what is measured, and how, \
+             and where micro benchmarks and instruction counts are.\n";
     plots.iter().for_each(|plot| text += &format!("\n![]({plot})\n"));
     text += "\n## Targets\n\n";
     text += &targets_table(targets, true);

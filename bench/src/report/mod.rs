@@ -108,7 +108,7 @@ fn compact(value: Value) -> Value {
         }
         Value::Array(values) => values.into_iter().map(compact).collect(),
         Value::Object(members) => {
-            let is_kept = |(name, _): &(String, Value)| !name.ends_with("_rounds") && !name.ends_with("_runs");
+            let is_kept = |(name, _): &(String, Value)| !name.ends_with("_rounds");
             members.into_iter().filter(is_kept).map(|(name, value)| (name, compact(value))).collect()
         }
         other => other,
