@@ -77,6 +77,7 @@ fn eal(eal: &Eal, problems: &mut Problems) {
     if let Some(memory) = eal.memory_mb {
         problems.range("eal.memory_mb", memory as usize, 16..=1 << 20);
     }
+    problems.range("eal.packet_buffers", eal.packet_buffers as usize, 0..=1 << 24);
 }
 
 fn workers(workers: &Workers, problems: &mut Problems) {

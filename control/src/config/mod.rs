@@ -132,11 +132,19 @@ pub struct Eal {
     pub hugepages: Hugepages,
     /// Memory for packet buffers and queues in MiB. Default: what the ports need.
     pub memory_mb: Option<u32>,
+    /// Packet buffers besides those that queues and workers need, for devices that keep some. Default 0.
+    pub packet_buffers: u32,
 }
 
 impl Default for Eal {
     fn default() -> Self {
-        Self { file_prefix: "dpvs".to_owned(), args: Vec::new(), hugepages: Hugepages::Auto, memory_mb: None }
+        Self {
+            file_prefix: "dpvs".to_owned(),
+            args: Vec::new(),
+            hugepages: Hugepages::Auto,
+            memory_mb: None,
+            packet_buffers: 0,
+        }
     }
 }
 

@@ -325,7 +325,8 @@ fn start_dpdk(config: &Config, cores: &Cores) -> Result<(Dpdk, Vec<DpdkIo>), Sta
     };
     let ports: Vec<PortOptions> = config.ports.iter().map(port).collect();
     let rings = (workers - 1).min(FULL_RINGS);
-    Dpdk::start(&eal, &ports, workers, workers * (FRAMES_PER_WORKER + rings * FRAMES_PER_RING))
+    let frames = workers * (FRAMES_PER_WORKER + rings * FRAMES_PER_RING);
+    Dpdk::start(&eal, &ports, workers, frames + config.eal.packet_buffers as usize)
 }
 
 fn limits(config: &Config) -> Limits {
