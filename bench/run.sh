@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-cargo build --release --quiet --package dpvs-bench
+cargo build --release --quiet --package dpvs-bench --package dpvs
 target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 bench=$target/release/dpvs-bench
 core=$(($(nproc) - 1))
@@ -32,5 +32,6 @@ trap 'rm -rf "$parts"' EXIT
 # What one part cannot measure does not spoil the others; the report says why it is missing.
 status=0
 nice "$bench" synthetic --core "$core" $full --out "$parts/synthetic.json" || status=1
+"$bench" wire --core "$core" $full --out "$parts/wire.json" || status=1
 "$bench" report --parts "$parts" --results bench/results $readme
 exit "$status"

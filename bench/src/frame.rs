@@ -15,7 +15,7 @@ pub const OWN_MAC: Mac = [2, 0, 0, 0, 0, 1];
 /// MAC address that all packets come from.
 pub const PEER_MAC: Mac = [2, 0, 0, 0, 0, 2];
 /// Time to live of all packets that come.
-const TTL: u8 = 64;
+pub const TTL: u8 = 64;
 
 /// Protocol and length of a frame.
 #[derive(Clone, Copy, Debug)]
@@ -127,15 +127,35 @@ pub struct Expected<A> {
     pub is_source_known: bool,
     /// Source and destination of the tunnel.
     pub tunnel: Option<(A, A)>,
-    /// True when the time to live must be one less than it was.
-    pub ttl_falls: bool,
+    /// Time to live; `None` when it may be any.
+    pub ttl: Option<u8>,
+    /// MAC address of the director.
+    pub own_mac: Mac,
+    /// Bytes at the start of the payload that may be any.
+    pub unpainted: usize,
+}
+
+impl<A: Family> Expected<A> {
+    /// A packet of this tuple without a tunnel, from [`OWN_MAC`] and with a payload as [`Shape::build`] makes it.
+    pub fn of(tuple: Tuple<A>, came_len: usize, next_hop: Mac) -> Self {
+        Self {
+            came_len,
+            next_hop,
+            tuple,
+            is_source_known: true,
+            tunnel: None,
+            ttl: None,
+            own_mac: OWN_MAC,
+            unpainted: 0,
+        }
+    }
 }
 
 /// Checks a frame that left, from the Ethernet header to the last byte.
 pub fn check<A: Family>(frame: &[u8], expected: &Expected<A>) -> Result<()> {
     let (ethernet, mut packet) = frame.split_at_checked(ethernet::HEADER_LEN).context("no Ethernet header")?;
     ensure!(ethernet[..6] == expected.next_hop, "next hop is {:x?}, not {:x?}", &ethernet[..6], expected.next_hop);
-    ensure!(ethernet[6..12] == OWN_MAC, "source is {:x?}", &ethernet[6..12]);
+    ensure!(ethernet[6..12] == expected.own_mac, "source is {:x?}", &ethernet[6..12]);
     ensure!(ethernet[12..] == A::ETHER_TYPE.to_be_bytes(), "EtherType is {:x?}", &ethernet[12..]);
     let len = expected.came_len - ethernet::HEADER_LEN;
     if let Some((src, dst)) = expected.tunnel {
@@ -152,15 +172,15 @@ pub fn check<A: Family>(frame: &[u8], expected: &Expected<A>) -> Result<()> {
     ensure!(!expected.is_source_known || port(0) == sport, "source port is {}, not {sport}", port(0));
     ensure!(port(2) == dport, "destination port is {}, not {dport}", port(2));
     ensure!(sum_with_pseudo_header::<A>(ip, l4, protocol) == 0xffff, "the {protocol:?} checksum is wrong");
-    let payload = header_len::<A>(protocol);
-    let painted = (payload..).zip(&l4[payload - l4_offset::<A>()..]);
+    let payload = header_len::<A>(protocol) + expected.unpainted;
+    let painted = (payload..).zip(l4.get(payload - l4_offset::<A>()..).unwrap_or_default());
     ensure!(painted.clone().all(|(i, &byte)| byte == i as u8), "the payload has changed");
     Ok(())
 }
 
 /// Checks an IP header and returns how much follows it.
 fn check_ip<A: Family>(packet: &[u8], expected: &Expected<A>, len: usize) -> Result<usize> {
-    let Expected { tuple, is_source_known, ttl_falls, .. } = expected;
+    let Expected { tuple, is_source_known, .. } = expected;
     ensure!(packet.len() == len, "the packet has {} bytes, not {len}", packet.len());
     let (header, rest) = packet.split_at_checked(A::HEADER_LEN).context("no IP header")?;
     let (ttl, protocol, total_len) = match A::HEADER_LEN {
@@ -173,7 +193,7 @@ fn check_ip<A: Family>(packet: &[u8], expected: &Expected<A>, len: usize) -> Res
             (header[ipv6::HOP_LIMIT], header[ipv6::NEXT_HEADER], payload_len + A::HEADER_LEN as u16)
         }
     };
-    ensure!(ttl == TTL - u8::from(*ttl_falls), "the time to live is {ttl}");
+    ensure!(expected.ttl.is_none_or(|expected| ttl == expected), "the time to live is {ttl}");
     ensure!(protocol == tuple.protocol.0, "the protocol is {protocol}");
     ensure!(usize::from(total_len) == len, "the header says {total_len} bytes, not {len}");
     let (src, dst) = (A::read(&header[A::SRC..]), A::read(&header[A::DST..]));
@@ -202,17 +222,7 @@ mod tests {
         frame[6..12].copy_from_slice(&OWN_MAC);
         A::decrement_ttl(&mut frame[ethernet::HEADER_LEN..], Delta::ZERO);
         let came_len = frame.len();
-        (
-            frame,
-            Expected {
-                came_len,
-                next_hop: [2, 1, 0, 0, 0, 9],
-                tuple,
-                is_source_known: true,
-                tunnel: None,
-                ttl_falls: true,
-            },
-        )
+        (frame, Expected { ttl: Some(TTL - 1), ..Expected::of(tuple, came_len, [2, 1, 0, 0, 0, 9]) })
     }
 
     /// Every bit matters, but those that no rule fixes.

@@ -7,6 +7,7 @@
 mod facts;
 mod flows;
 mod frame;
+mod pick;
 mod report;
 mod stats;
 mod synthetic;
@@ -25,6 +26,8 @@ enum Arguments {
     Facts(facts::Arguments),
     /// Measure the packet path on one core, with packets that are made in the worker's own loop
     Synthetic(synthetic::Arguments),
+    /// Measure dpvsd in a process of its own, with a traffic generator and testpmd
+    Wire(wire::Arguments),
     /// Put the results of all parts together and judge them
     Report(report::Arguments),
 }
@@ -33,6 +36,7 @@ fn main() -> Result<()> {
     match Arguments::parse() {
         Arguments::Facts(arguments) => facts::run(arguments),
         Arguments::Synthetic(arguments) => synthetic::run(arguments),
+        Arguments::Wire(arguments) => wire::run(arguments),
         Arguments::Report(arguments) => report::run(&arguments),
     }
 }

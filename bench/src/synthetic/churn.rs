@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::director::{Director, Program};
 use super::scenario::Bench;
-use super::source::{Pace, Pick};
+use super::source::Pace;
 use crate::flows::{Family, Flows, Way};
 use crate::frame::Shape;
+use crate::pick::Pick;
 use crate::stats::Spread;
 
 /// Half-open connections that are alive beside the established flows, in balance.

@@ -10,9 +10,9 @@ use proto::{Protocol, tcp};
 use serde::{Deserialize, Serialize};
 
 use super::director::{Director, Program, drops};
-use super::source::Pick;
 use crate::flows::{Family, Flows, Way};
 use crate::frame::Shape;
+use crate::pick::Pick;
 use crate::stats::Spread;
 
 /// Bursts per tick. So many connections live at once: what comes within the timeout of a half-open connection, 60 s or

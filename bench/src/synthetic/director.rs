@@ -18,9 +18,10 @@ use dpdk::{Mbuf, Mempool};
 use proto::{Protocol, Tuple, ethernet, tcp};
 use sched::{Kind, Scheduler};
 
-use super::source::{Capture, Pick, Source};
+use super::source::{Capture, Source};
 use crate::flows::{Family, Flows, LOCAL_PORTS, Net, Way, mac_of};
-use crate::frame::{Expected, OWN_MAC, Shape, check, l4_offset};
+use crate::frame::{Expected, OWN_MAC, PEER_MAC, Shape, TTL, check, l4_offset};
+use crate::pick::Pick;
 
 /// The only port: packets leave where they came from.
 const PORT: PortId = PortId(0);
@@ -298,18 +299,15 @@ fn expected<A: Family>(flows: &Flows, n: u32, way: Way, came_len: usize, is_loca
     };
     let tunnel = (flows.mode == ForwardMode::Tunnel).then(|| (A::host(Net::Link, 1), server));
     Expected {
-        came_len,
-        next_hop,
-        tuple: flows.leaving(n, way),
         is_source_known: is_local_known,
         tunnel,
-        ttl_falls: true,
+        ttl: Some(TTL - 1),
+        ..Expected::of(flows.leaving(n, way), came_len, next_hop)
     }
 }
 
 fn swapped<A: Family>(came: Tuple<A>, came_len: usize) -> Expected<A> {
-    let next_hop = crate::frame::PEER_MAC;
-    Expected { came_len, next_hop, tuple: came.reversed(), is_source_known: true, tunnel: None, ttl_falls: false }
+    Expected { ttl: Some(TTL), ..Expected::of(came.reversed(), came_len, PEER_MAC) }
 }
 
 fn services<A: Family>(flows: &Flows) -> Vec<Arc<Service>> {

@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::director::{Director, Program};
 use super::measure::lap;
 use super::scenario::{Bench, Turns};
-use super::source::{Pace, Pick};
+use super::source::Pace;
 use crate::flows::{Family, Flows, Way};
 use crate::frame::Shape;
+use crate::pick::Pick;
 use crate::stats::Spread;
 
 /// Connections that are established and have traffic from beginning to end, at most: a twentieth of the table.

@@ -14,9 +14,9 @@ use super::control::{Control, Switch, services};
 use super::director::{Director, Program};
 use super::measure::{Lap, count, lap};
 use super::scenario::Bench;
-use super::source::Pick;
 use crate::flows::{Family, Flows, Way};
 use crate::frame::Shape;
+use crate::pick::Pick;
 use crate::stats::Spread;
 
 /// What the control thread does, by [`Switch`].

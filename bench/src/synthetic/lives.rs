@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::director::{Director, Program, SYN_ACK};
 use super::fill::end_all;
 use super::scenario::{Bench, list};
-use super::source::Pick;
 use crate::flows::{Family, Flows, Way};
 use crate::frame::Shape;
+use crate::pick::Pick;
 use crate::stats::Spread;
 
 /// Connections that take each of their steps one after the other: each is out of the first caches when its next packet

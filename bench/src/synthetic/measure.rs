@@ -10,9 +10,9 @@ use proto::Protocol;
 use serde::{Deserialize, Serialize};
 
 use super::director::{Director, Program};
-use super::source::Pick;
 use crate::flows::{Family, Flows, Way};
 use crate::frame::Shape;
+use crate::pick::Pick;
 use crate::stats::{Spread, median};
 
 /// Bursts between two looks at the cycle counter.

@@ -14,9 +14,9 @@ use super::control::{Control, Switch, services};
 use super::director::{Director, Program};
 use super::measure::count;
 use super::scenario::{Bench, Turns};
-use super::source::Pick;
 use crate::flows::{Family, Flows, SERVERS_OF_EACH, Way};
 use crate::frame::Shape;
+use crate::pick::Pick;
 use crate::stats::{Spread, median};
 
 /// What the control thread does, by [`Switch`].

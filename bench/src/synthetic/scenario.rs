@@ -6,8 +6,8 @@ use dataplane::shared::{Command, Reply};
 use dpdk::{Eal, Mempool};
 
 use super::director::{Director, Program};
-use super::source::Pick;
 use crate::flows::Family;
+use crate::pick::Pick;
 
 /// Where scenarios run.
 pub struct Bench {

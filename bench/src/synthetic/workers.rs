@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::director::{Director, Program, drops};
 use super::measure::count;
 use super::scenario::{Bench, list};
-use super::source::Pick;
 use crate::flows::{Flows, SERVERS, Way};
 use crate::frame::Shape;
+use crate::pick::Pick;
 use crate::stats::{Spread, median};
 
 type A = Ipv4Addr;

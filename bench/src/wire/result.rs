@@ -85,6 +85,11 @@ pub struct Rate {
     pub mpps: Spread,
     /// The same, run by run.
     pub mpps_runs: Vec<f64>,
+    /// Share of the time in which the generator had to wait for the program, run by run; near 0 the generator is the limit.
+    /// Empty on zero-wire.
+    pub idle_runs: Vec<f64>,
+    /// Nanoseconds that a cache line takes from core to core and back, just before each run; likewise.
+    pub core_to_core_ns_runs: Vec<f64>,
     /// Gigabits per second of those frames, frame check sequence included, preamble and gap not.
     pub gbps: Spread,
     /// Nanoseconds per packet: the inverse of the rate.
