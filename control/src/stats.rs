@@ -33,8 +33,9 @@ impl Counts {
     fn of_server(shared: &Shared, server: ServerSlot) -> Self {
         shared.workers.iter().fold(Self::default(), |sum, worker| {
             let c = worker.counters.server(server);
+            let connections = &worker.counters.load(server).total;
             sum + Counts(
-                [&c.connections, &c.in_packets, &c.out_packets, &c.in_bytes, &c.out_bytes].map(|counter| counter.get()),
+                [connections, &c.in_packets, &c.out_packets, &c.in_bytes, &c.out_bytes].map(|counter| counter.get()),
             )
         })
     }

@@ -44,15 +44,13 @@ impl Counter {
     }
 }
 
-/// What one worker counts for one real server; a cache line.
+/// What one worker counts for one real server with every packet; half a cache line, as there may be many servers.
 ///
 /// Inbound is client to server. Bytes are those of the IP packet as received, header included, as IPVS
 /// counts them. A service's totals are the sums over its servers.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(align(32))]
 pub struct ServerCounters {
-    /// Connections scheduled to the server since start.
-    pub connections: Counter,
     /// Packets from clients.
     pub in_packets: Counter,
     /// Bytes from clients.
@@ -80,7 +78,10 @@ impl ServerCounters {
 ///
 /// Apart from [`ServerCounters`], which change with every packet: all workers read these when they choose a server.
 #[derive(Debug, Default)]
+#[repr(align(32))]
 pub struct ServerLoad {
+    /// Connections scheduled to the server since start.
+    pub total: Counter,
     /// Connections now in an active state (see [`proto::state`]).
     pub active: Counter,
     /// Connections now in any other state.

@@ -276,7 +276,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             })?,
         };
         let counters = self.counters();
-        counters.server(server.id).connections.add(1);
+        counters.load(server.id).total.add(1);
         match is_active {
             true => counters.load(server.id).active.add(1),
             false => counters.load(server.id).inactive.add(1),

@@ -104,7 +104,7 @@ async fn services_show_configuration_counters_and_list_order() {
         bench.handle.apply(vec![add(1, &["10.0.0.1:80", "10.0.0.2:80"])]).await.unwrap();
         let newest = bench.snapshot().services.iter().next().unwrap().servers[0];
         let counters = &bench.shared.workers[1].counters;
-        counters.server(newest.id).connections.add(5);
+        counters.load(newest.id).total.add(5);
         counters.load(newest.id).active.add(3);
         counters.load(newest.id).inactive.add(2);
 

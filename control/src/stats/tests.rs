@@ -36,7 +36,7 @@ impl Bench {
     /// Counts one connection, 2 packets and 30 bytes in, 4 packets and 500 bytes out, `n` times.
     fn traffic(&self, worker: usize, server: ServerSlot, n: u64) {
         let c = self.counters(worker, server);
-        c.connections.add(n);
+        self.shared.workers[worker].counters.load(server).total.add(n);
         c.in_packets.add(2 * n);
         c.in_bytes.add(30 * n);
         c.out_packets.add(4 * n);

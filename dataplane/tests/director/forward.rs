@@ -151,7 +151,7 @@ fn tcp_handshake_data_and_close() {
                     assert_eq!(director.load(SERVER), load, "{family:?} {mode:?} step {i}");
                 }
                 let sent_by_client = steps.iter().filter(|s| s.0).count() as u64;
-                assert_eq!(director.total(|c| c.server(SERVER).connections.get()), 1);
+                assert_eq!(director.total(|c| c.load(SERVER).total.get()), 1);
                 assert_eq!(director.total(|c| c.server(SERVER).in_packets.get()), sent_by_client);
                 assert_eq!(director.total(|c| c.server(SERVER).in_bytes.get()), in_bytes);
                 assert_eq!(director.total(|c| c.server(SERVER).out_packets.get()), steps.len() as u64 - sent_by_client);

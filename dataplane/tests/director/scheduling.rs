@@ -366,7 +366,7 @@ fn a_syn_over_an_ended_connection_is_scheduled_anew() {
                 if mode == FullNat {
                     assert_ne!((again.ip.src, again.ip.dst), (first.src, first.dst), "replies can be told apart");
                 }
-                let connections = |id| director.total(|c| c.server(id).connections.get());
+                let connections = |id| director.total(|c| c.load(id).total.get());
                 assert_eq!([ServerId(16), ServerId(17)].map(connections), [1, 1]);
                 assert_eq!(director.drops(), []);
                 director.finish();
