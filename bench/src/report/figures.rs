@@ -168,7 +168,10 @@ impl Parts {
                 v.checked, v.wrong, v.duplicated, v.reordered
             )
         });
-        Ok(Figure { objection, ..spread.into() })
+        let idle = [director, testpmd].map(|rate| rate.idle().unwrap_or(f64::NAN) * 100.0);
+        let remark =
+            format!("the generator waits {:.0} % of the time for dpvsd, {:.0} % for testpmd", idle[0], idle[1]);
+        Ok(Figure { objection, remark: Some(remark), ..spread.into() })
     }
 
     /// Microseconds that 99 % of the packets take at most, FULLNAT of UDP over IPv4 at half of the largest rate.

@@ -62,7 +62,7 @@ fn rate(wiring: Wiring, program: Program, mode: &str, flows: u32, mpps: f64) -> 
         workload: workload(mode, flows),
         mpps: spread(mpps),
         mpps_runs: rounds(mpps),
-        idle_runs: Vec::new(),
+        idle_runs: if wiring == Wiring::Memif { vec![0.25] } else { Vec::new() },
         core_to_core_ns_runs: Vec::new(),
         gbps: spread(mpps * 0.512),
         ns: spread(1000.0 / mpps),

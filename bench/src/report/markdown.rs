@@ -95,13 +95,14 @@ fn wire_tables(wire: &WireResults) -> String {
             rate.ns.text(1),
             format!("{:.0}", rate.ns.median * wire.tsc_ghz),
             rate.loss.map_or("-".to_owned(), percent),
+            rate.idle().map_or("-".to_owned(), |idle| format!("{:.0} %", 100.0 * idle)),
             rate.verification.as_ref().map_or("-".to_owned(), verification),
         ]);
         row
     });
     let mut header = vec!["wiring"];
     header.extend(WORKLOAD);
-    header.extend(["Mpps", "Gbit/s", "ns", "cycles", "not sent back", "checked packets"]);
+    header.extend(["Mpps", "Gbit/s", "ns", "cycles", "not sent back", "generator waits", "checked packets"]);
     section(&mut text, "Rates", &header, rates.collect());
 
     let latencies = wire.latencies.iter().map(|l| {
@@ -218,7 +219,8 @@ mod tests {
         let mut targets = targets::judge(&fixture::parts());
         let text = targets_table(&targets, true);
         for expected in [
-            "| rate to 5tswap, memif, FULLNAT IPv4 UDP | 1k; 100k | 0.611; 0.529 | ≥ 0.55; 0.5 | met |",
+            "| rate to 5tswap, memif, FULLNAT IPv4 UDP | 1k; 100k | 0.611; 0.529 | ≥ 0.55; 0.5 | met (the generator waits 25 % \
+             of the time for dpvsd, 25 % for testpmd) |",
             "| new TCP connections, FULLNAT IPv4, as many expiring |  | 5.00 M/s [4.76-5.15] | ≥ 4 M/s | met |",
         ] {
             assert!(text.lines().any(|line| line == expected), "{text}");

@@ -329,9 +329,18 @@ mod tests {
             ("cost above swap, FULLNAT IPv4 UDP, 10M flows", "45.00 ns (goal 50 ns) met"),
             // 1000 / 26.4 - 1000 / 50.4
             ("cost above 5tswap, zero-wire, FULLNAT IPv4 UDP, 1k flows", "18.04 ns (goal 23 ns) met"),
-            ("rate to 5tswap, memif, FULLNAT IPv4 UDP, 1k flows", "0.611 (goal 0.55) met"),
-            ("rate to DPVS, as shares of 5tswap, memif, FULLNAT IPv4 UDP, 1k flows", "3.06 (goal 2.7) met"),
-            ("rate to DPVS, as shares of 5tswap, memif, FULLNAT IPv4 UDP, 100k flows", "14.71 (goal 10) met"),
+            (
+                "rate to 5tswap, memif, FULLNAT IPv4 UDP, 1k flows",
+                "0.611 (goal 0.55) met (the generator waits 25 % of the time for dpvsd, 25 % for testpmd)",
+            ),
+            (
+                "rate to DPVS, as shares of 5tswap, memif, FULLNAT IPv4 UDP, 1k flows",
+                "3.06 (goal 2.7) met (the generator waits 25 % of the time for dpvsd, 25 % for testpmd)",
+            ),
+            (
+                "rate to DPVS, as shares of 5tswap, memif, FULLNAT IPv4 UDP, 100k flows",
+                "14.71 (goal 10) met (the generator waits 25 % of the time for dpvsd, 25 % for testpmd)",
+            ),
             ("cost of NAT to FULLNAT, IPv4 UDP, 1k flows", "1.010 (goal 1.02) met"),
             ("cost of DR to FULLNAT, IPv4 UDP, 1M flows", "0.700 (goal 0.8) met"),
             ("rate of IPv6 to IPv4, FULLNAT UDP, 1k flows", "0.952 (goal 0.85) met"),

@@ -101,6 +101,13 @@ pub struct Rate {
     pub verification: Option<Verification>,
 }
 
+impl Rate {
+    /// Share of the time in which the generator had to wait, in the median run; `None` on zero-wire.
+    pub fn idle(&self) -> Option<f64> {
+        (!self.idle_runs.is_empty()).then(|| Spread::of(self.idle_runs.clone()).median)
+    }
+}
+
 /// Outcome of checking packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
