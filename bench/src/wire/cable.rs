@@ -27,6 +27,8 @@ pub type Batch = ArrayVec<Mbuf, BURST>;
 const RING: u16 = 1024;
 /// Packet buffers: both rings, and all that can be under way in between.
 const BUFFERS: u32 = 8191;
+/// TSC cycles without a packet, after which those under way are taken for lost; some milliseconds on every processor.
+const LONG_SILENCE: u64 = 20_000_000;
 /// The same size of buffer as in the connection's shared memory; with any other, memif copies by a slower way.
 const DATA_ROOM: u16 = 2048 + HEADROOM;
 
@@ -266,6 +268,8 @@ impl Cable {
         let mut last_sign = start;
         let mut turns = 0u32;
         let (mut turn_began, mut was_idle) = (start, false);
+        // What was under way when nothing had come for long: it is lost.
+        let (mut written_off, mut last_arrival) = (0, start);
         loop {
             let now = hw::cycles();
             traffic.idle_cycles += if was_idle { now - turn_began } else { 0 };
@@ -285,6 +289,7 @@ impl Cable {
                 (last_sign, was_idle) = (now, false);
                 // Later than `now` by the time it took to receive.
                 let arrival = hw::cycles();
+                last_arrival = arrival;
                 for mut packet in came.drain(..) {
                     if !is_measured::<A>(packet.data()) {
                         self.resolve_for_others(&packet);
@@ -310,7 +315,14 @@ impl Cable {
             }
             if offered.is_empty() {
                 let count = source.available(BURST);
-                let count = if count > 0 { pace.due(now, count) } else { 0 };
+                let mut count = if count > 0 { pace.due(now, count) } else { 0 };
+                let under_way = (traffic.sent + traffic.answered).saturating_sub(traffic.received + written_off);
+                if under_way > pace.window() {
+                    count = 0;
+                    if now.saturating_sub(last_arrival) > LONG_SILENCE {
+                        written_off += under_way;
+                    }
+                }
                 if count == BURST {
                     self.pool.fill(&mut offered);
                 } else {

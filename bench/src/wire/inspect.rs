@@ -8,6 +8,7 @@ use proto::{Protocol, Tuple, ethernet};
 
 use super::cable::{Fate, Sink, router_mac};
 use super::maker::Tag;
+use super::neighbours::is_in;
 use super::result::Verification;
 use super::sequence::Arrivals;
 use crate::flows::{Family, Flows, LOCAL_PORTS, Net, SERVERS, Way, mac_of};
@@ -121,8 +122,7 @@ impl<A: Family> Inspector<A> {
         let server = server.with_context(|| format!("{} is no server", seen.dst))?;
         let (src, sport) = match self.flows.mode {
             ForwardMode::FullNat => {
-                let locals = (1..=self.flows.locals).map(|n| A::host(Net::Local, n));
-                ensure!(locals.clone().any(|local| local == seen.src), "{} is no local address", seen.src);
+                ensure!(is_in(seen.src, Net::Local), "{} is no local address", seen.src);
                 ensure!((LOCAL_PORTS.0..=LOCAL_PORTS.1).contains(&seen.sport), "{} is no local port", seen.sport);
                 (seen.src, seen.sport)
             }

@@ -48,7 +48,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Milliseconds of each measurement
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, default_value_t = 200)]
     time: u64,
     /// dpvsd; the default is the one beside this program
     #[arg(long)]

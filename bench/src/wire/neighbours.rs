@@ -40,7 +40,8 @@ fn is_ours(addr: IpAddr) -> bool {
     }
 }
 
-fn is_in<A: Family>(addr: A, net: Net) -> bool {
+/// True for an address of the network.
+pub fn is_in<A: Family>(addr: A, net: Net) -> bool {
     let bits = |addr: A| {
         let value = match addr.into() {
             IpAddr::V4(addr) => u128::from(u32::from(addr)),

@@ -19,13 +19,33 @@ pub struct Clockwork {
     start: u64,
     /// Packets that were given up because the sender came too late.
     pub skipped: u64,
+    /// Packets that may be under way before more are sent.
+    pub window: u64,
 }
 
 impl Pace {
     /// `mpps` million packets per second from `now` on, on a machine with `ghz` cycles per nanosecond.
     pub fn rate(mpps: f64, ghz: f64, now: u64) -> Self {
         let interval = (1000.0 * ghz / mpps * 65536.0).max(1.0) as u64;
-        Self::Paced(Clockwork { interval, due: 0, start: now, skipped: 0 })
+        Self::Paced(Clockwork { interval, due: 0, start: now, skipped: 0, window: u64::MAX })
+    }
+
+    /// Sends nothing while more than `window` packets are under way: for a receiver that would be overrun by what a device
+    /// sends at once after a pause.
+    pub fn within(mut self, window: u64) -> Self {
+        if let Pace::Paced(clockwork) = &mut self {
+            clockwork.window = window;
+        }
+        self
+    }
+
+    /// Packets that may be under way.
+    #[inline(always)]
+    pub fn window(&self) -> u64 {
+        match self {
+            Pace::Flood => u64::MAX,
+            Pace::Paced(clockwork) => clockwork.window,
+        }
     }
 
     /// How many packets to send now, at most `most`, which counts them as sent. Whoever was kept from sending in time does

@@ -27,6 +27,9 @@ const RANDOM: u64 = 0x1234_5678_9abc_def1;
 /// Of the packets at full rate, one in so many is checked. A prime, so that it is not always the same place of a batch.
 const SAMPLE: u32 = 1009;
 
+/// Packets under way when every packet is checked, which takes long: fewer than a ring has places.
+const CHECKED_WINDOW: u64 = 256;
+
 /// Lengths of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
@@ -356,7 +359,7 @@ impl<'a> Session<'a> {
         let mut checker = Checker::<A>::of_all(inspector, answers, case.flows);
         let mut sequence = vec![0; case.flows as usize];
         let mut stream = Stream { sequence: Some(&mut sequence), ..stream::<A>(&mut maker, case.pick()) };
-        let mut pace = Pace::rate(mpps, self.ghz, hw::cycles());
+        let mut pace = Pace::rate(mpps, self.ghz, hw::cycles()).within(CHECKED_WINDOW);
         let until = Until::Cycles(self.cycles(time));
         let traffic = self.cable.run::<A>(&mut stream, &mut checker, &mut pace, until)?;
         let rest = self.cable.drain::<A>(&mut checker, self.ghz)?;
