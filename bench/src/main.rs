@@ -28,6 +28,8 @@ enum Arguments {
     Synthetic(synthetic::Arguments),
     /// Measure dpvsd in a process of its own, with a traffic generator and testpmd
     Wire(wire::Arguments),
+    /// Send traffic to a device that is running already, and check what comes back
+    Generate(wire::generate::Arguments),
     /// Put the results of all parts together and judge them
     Report(report::Arguments),
 }
@@ -37,6 +39,7 @@ fn main() -> Result<()> {
         Arguments::Facts(arguments) => facts::run(arguments),
         Arguments::Synthetic(arguments) => synthetic::run(arguments),
         Arguments::Wire(arguments) => wire::run(arguments),
+        Arguments::Generate(arguments) => wire::generate::run(arguments),
         Arguments::Report(arguments) => report::run(&arguments),
     }
 }

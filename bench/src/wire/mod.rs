@@ -4,6 +4,7 @@
 mod cable;
 mod core_to_core;
 mod dut;
+pub mod generate;
 mod inspect;
 mod interrupt;
 mod latency;

@@ -80,7 +80,8 @@ fn workload(w: &Workload) -> String {
     format!("{} {} {} {} {} bytes {} flows {}", w.mode, w.way, w.family, w.protocol, w.length, w.flows, w.choice)
 }
 
-fn verdict(verification: &Verification) -> String {
+/// The outcome of checks, in words.
+pub fn verdict(verification: &Verification) -> String {
     let Verification { checked, wrong, duplicated, reordered, example } = verification;
     if verification.is_clean() {
         return format!("{checked} checked and right");
