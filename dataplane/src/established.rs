@@ -2,7 +2,7 @@
 //! it was last seen.
 
 use proto::checksum::Delta;
-use proto::ethernet;
+use proto::{ethernet, udp};
 
 use crate::PortId;
 use crate::forward::{nat, tun};
@@ -35,20 +35,26 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if u32::from(ip.len) + u32::from(overhead) > u32::from(adjacency.mtu) {
             return None;
         }
+        if conn.mode == ForwardMode::Tunnel {
+            let id = self.ip_id.wrapping_add(self.shared.limits.workers as u32);
+            if !tun::encapsulate(packet, ip.len, conn.laddr, conn.daddr, id as u16) {
+                return None;
+            }
+            self.ip_id = id;
+        }
+        let frame = packet.data_mut();
+        // Checked once, here; it is always so.
+        if frame.len() < L3 + A::HEADER_LEN + udp::HEADER_LEN {
+            return None;
+        }
         match conn.mode {
             ForwardMode::Nat | ForwardMode::FullNat => {
-                nat::forward(packet.data_mut(), L3, L3 + A::HEADER_LEN, &conn.translated(side));
+                nat::forward(frame, L3, L3 + A::HEADER_LEN, &conn.translated(side));
             }
-            ForwardMode::DirectRouting => A::decrement_ttl(&mut packet.data_mut()[L3..], Delta::ZERO),
-            ForwardMode::Tunnel => {
-                let id = self.ip_id.wrapping_add(self.shared.limits.workers as u32);
-                if !tun::encapsulate(packet, ip.len, conn.laddr, conn.daddr, id as u16) {
-                    return None;
-                }
-                self.ip_id = id;
-            }
+            ForwardMode::DirectRouting => A::decrement_ttl(&mut frame[L3..], Delta::ZERO),
+            ForwardMode::Tunnel => {}
         }
-        address_frame(packet.data_mut(), &adjacency.dst_mac, &adjacency.src_mac);
+        address_frame(frame, &adjacency.dst_mac, &adjacency.src_mac);
         conn.touch(self.now);
         let server = conn.server;
         self.counters().server(server).count(side, ip.len);

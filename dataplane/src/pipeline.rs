@@ -135,10 +135,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
     pub fn process(&mut self, snapshot: &Snapshot, ingress: PortId, tried: u64, burst: &mut Burst<Io::Packet>) {
         let mut v4 = Batch::new();
         let mut v6 = Batch::new();
-        let mac = snapshot.fib.ports.get(usize::from(ingress.0)).map(|port| port.mac);
+        let mac = snapshot.fib.ports.get(usize::from(ingress.0)).map(|port| &port.mac);
         for packet in burst.drain(..) {
             let frame = packet.data();
-            if packet.is_contiguous() && mac.is_some_and(|mac| frame.starts_with(&mac)) {
+            if packet.is_contiguous() && mac.is_some_and(|mac| frame.starts_with(mac)) {
                 if let Some(ip) = plain::ipv4(frame) {
                     v4.add(&self.tables.v4, packet, ip);
                     continue;

@@ -120,12 +120,13 @@ impl<A: Address> Conn<A> {
     }
 
     /// True when packets with this tuple are the connection's, coming from that side.
-    ///
-    /// Compares both tuples and then selects, without a branch: which side comes next is as good as random.
     #[inline(always)]
     pub(super) fn has_tuple(&self, side: Side, tuple: &Tuple<A>) -> bool {
-        let (inbound, outbound) = (difference(&self.inbound(), tuple), difference(&self.outbound(), tuple));
-        (if side == Side::Inbound { inbound } else { outbound }) == 0
+        let own = match side {
+            Side::Inbound => self.inbound(),
+            Side::Outbound => self.outbound(),
+        };
+        difference(&own, tuple) == 0
     }
 
     /// Seconds that the connection may be idle in its state: what its service says of established connections, or else
