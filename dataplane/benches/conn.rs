@@ -102,12 +102,8 @@ fn look_up<A: Host>(table: &mut ConnTable<A>, burst: &[Tuple<A>]) -> usize {
     let candidates = hashes.map(|hash| table.prefetch_entry(hash));
     let mut found = 0;
     for ((hash, candidate), tuple) in hashes.into_iter().zip(candidates).zip(burst) {
-        if let Some((conn, side)) = table.get_if(candidate, tuple) {
+        if let Some((conn, side)) = table.get_by(candidate, hash, tuple) {
             conn.touch(Tick(1));
-            black_box(side);
-            found += 1;
-        } else if let Some((id, side)) = table.find(hash, tuple) {
-            table.get_mut(id).touch(Tick(1));
             black_box(side);
             found += 1;
         }

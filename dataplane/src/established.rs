@@ -25,7 +25,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         met: &Met<A>,
     ) -> Option<PortId> {
         let ip = &met.ip;
-        let (conn, side) = A::table(&mut self.tables).get_if(met.candidate, &ip.tuple)?;
+        let (conn, side) = A::table(&mut self.tables).get_by(met.candidate, met.hash, &ip.tuple)?;
         let is_known = conn.epoch == snapshot.epoch() && conn.state.stays_with(ip.flags);
         if !is_known || !ip.is_plain() || ip.ttl <= 1 {
             return None;

@@ -156,8 +156,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
             }
         }
         let origin = Origin { ingress, tried };
-        self.run(snapshot, origin, v4);
-        self.run(snapshot, origin, v6);
+        self.run(snapshot, origin, &mut v4);
+        self.run(snapshot, origin, &mut v6);
     }
 
     /// Parses a frame that is meant for this station.
@@ -180,7 +180,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     #[inline(always)]
-    fn run<A: Ip>(&mut self, snapshot: &Snapshot, origin: Origin, mut batch: Batch<Io::Packet, A>) {
+    fn run<A: Ip>(&mut self, snapshot: &Snapshot, origin: Origin, batch: &mut Batch<Io::Packet, A>) {
         let table = A::table(&mut self.tables);
         for met in &mut batch.met {
             met.candidate = table.prefetch_entry(met.hash);
@@ -193,7 +193,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 snapshot.fib.get(conn.way(side)).inspect(|adjacency| hw::prefetch(*adjacency));
             }
         }
-        for (mut packet, met) in batch.packets.into_iter().zip(&batch.met) {
+        for (mut packet, met) in batch.packets.drain(..).zip(&batch.met) {
             match self.forward_established(snapshot, &mut packet, met) {
                 Some(port) => self.transmit(port, packet),
                 None => self.take_long_way(snapshot, origin, packet, met),

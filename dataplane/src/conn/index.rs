@@ -101,12 +101,17 @@ impl Index {
         }
     }
 
-    /// The first slot in the home bucket that may be the hash's, or [`Slot::NONE`].
+    /// The first slot in the home bucket that may be the hash's; any slot when it may be in another bucket only;
+    /// [`Slot::NONE`] when it is in none.
     #[inline(always)]
     pub(super) fn candidate(&self, hash: u64) -> Slot {
         let Some(bucket) = self.buckets.get(self.home(hash)) else { return Slot::NONE };
         let way = bucket.matches(tag(hash)).trailing_zeros() as usize;
-        bucket.slots.get(way).copied().unwrap_or(Slot::NONE)
+        match bucket.slots.get(way) {
+            Some(&slot) => slot,
+            None if bucket.overflow == 0 => Slot::NONE,
+            None => bucket.slots[0],
+        }
     }
 
     /// The first slot with this hash that `is_match` accepts.

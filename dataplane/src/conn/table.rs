@@ -43,9 +43,8 @@ const EXPIRE_BATCH: usize = 16;
 ///
 /// To look up a burst, go over all its packets in each of three steps, so that their cache misses overlap:
 /// [`hash`](Self::hash) and [`prefetch_bucket`](Self::prefetch_bucket); [`prefetch_entry`](Self::prefetch_entry);
-/// [`get_if`](Self::get_if), or [`find`](Self::find) where that fails. An id is good until its connection is removed or
-/// ends, and is then used again at once: do the third step right before the packet is processed, not for the whole burst
-/// ahead.
+/// [`get_by`](Self::get_by), and [`find`](Self::find) if that fails. An id is good until its connection is removed or ends, and is then used again at once: do
+/// the third step right before the packet is processed, not for the whole burst ahead.
 #[derive(Debug)]
 pub struct ConnTable<A> {
     hasher: TupleHasher,
@@ -111,21 +110,35 @@ impl<A: Address> ConnTable<A> {
         self.entries.get(slot.id().0 as usize).map(|conn| (conn, slot.side()))
     }
 
-    /// Third step, which succeeds for all but a few packets of known connections: the candidate's connection and the side
-    /// that packets with this tuple come from, if it is the tuple's.
+    /// Third step: the connection that packets with this tuple belong to, nearly always the candidate, and the side they
+    /// come from. `hash` must be the tuple's. Does not see connections that are newer than the candidate.
     #[inline(always)]
-    pub fn get_if(&mut self, candidate: Candidate, tuple: &Tuple<A>) -> Option<(&mut Conn<A>, Side)> {
+    pub fn get_by(&mut self, candidate: Candidate, hash: u64, tuple: &Tuple<A>) -> Option<(&mut Conn<A>, Side)> {
         let Candidate(slot) = candidate;
-        let conn = self.entries.get_mut(slot.id().0 as usize)?;
-        conn.has_tuple(slot.side(), tuple).then(|| (conn, slot.side()))
+        let slot = match self.is_at(slot, tuple) {
+            true => slot,
+            false if slot == Slot::NONE => return None,
+            false => self.find_beyond(hash, tuple)?,
+        };
+        Some((self.entries.get_mut(slot.id().0 as usize)?, slot.side()))
+    }
+
+    /// One key in 80 is not in its home bucket, and two may share a tag there.
+    #[cold]
+    #[inline(never)]
+    fn find_beyond(&self, hash: u64, tuple: &Tuple<A>) -> Option<Slot> {
+        self.index.find(hash, |slot| self.is_at(slot, tuple))
+    }
+
+    #[inline(always)]
+    fn is_at(&self, slot: Slot, tuple: &Tuple<A>) -> bool {
+        self.entries.get(slot.id().0 as usize).is_some_and(|conn| conn.has_tuple(slot.side(), tuple))
     }
 
     /// The connection that packets with this tuple belong to, and the side they come from. `hash` must be the tuple's.
     #[inline(always)]
     pub fn find(&self, hash: u64, tuple: &Tuple<A>) -> Option<(ConnId, Side)> {
-        let is_match =
-            |slot: Slot| self.entries.get(slot.id().0 as usize).is_some_and(|conn| conn.has_tuple(slot.side(), tuple));
-        self.index.find(hash, is_match).map(|slot| (slot.id(), slot.side()))
+        self.index.find(hash, |slot| self.is_at(slot, tuple)).map(|slot| (slot.id(), slot.side()))
     }
 
     /// True when a connection has this tuple.
