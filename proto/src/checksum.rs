@@ -76,6 +76,12 @@ impl Sum {
         Self(add(self.0, u64::from(word.to_be())))
     }
 
+    /// Adds the four words that make up `words` as a big-endian number.
+    #[inline(always)]
+    pub fn add_u64(self, words: u64) -> Self {
+        Self(add(self.0, words.to_be()))
+    }
+
     /// The pseudo-header of TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 768, RFC 8200 section 8.1). `len` counts
     /// the transport header and all that follows it, in bytes.
     #[inline]
