@@ -56,9 +56,9 @@ impl Parts {
         Ok(each(&this.cost_rounds, &base.cost_rounds, |this, base| this / base).into())
     }
 
-    /// FULLNAT's rate by that of UDP over IPv4.
-    pub fn rate_to_ipv4_udp(&self, family: &str, protocol: &str, flows: u32) -> Found {
-        let this = self.dearest("FULLNAT", family, protocol, flows)?;
+    /// A rate by FULLNAT's of UDP over IPv4.
+    pub fn rate_to_fullnat(&self, mode: &str, family: &str, protocol: &str, flows: u32) -> Found {
+        let this = self.dearest(mode, family, protocol, flows)?;
         let base = self.dearest("FULLNAT", "IPv4", "UDP", flows)?;
         Ok(each(&base.director_rounds, &this.director_rounds, |base, this| base / this).into())
     }

@@ -29,6 +29,8 @@ const RING: u16 = 1024;
 const BUFFERS: u32 = 8191;
 /// TSC cycles without a packet, after which those under way are taken for lost; some milliseconds on every processor.
 const LONG_SILENCE: u64 = 20_000_000;
+/// TSC cycles that no turn takes, some tenths of a millisecond: this thread did not run, and packets may have come.
+const PAUSE: u64 = 1_000_000;
 /// The same size of buffer as in the connection's shared memory; with any other, memif copies by a slower way.
 const DATA_ROOM: u16 = 2048 + HEADROOM;
 
@@ -272,7 +274,9 @@ impl Cable {
         let (mut written_off, mut last_arrival) = (0, start);
         loop {
             let now = hw::cycles();
-            traffic.idle_cycles += if was_idle { now - turn_began } else { 0 };
+            let turn = now - turn_began;
+            traffic.idle_cycles += if was_idle { turn } else { 0 };
+            last_sign += if turn > PAUSE { turn } else { 0 };
             (turn_began, was_idle) = (now, true);
             match until {
                 Until::Cycles(cycles) if now - start >= cycles => break,

@@ -328,7 +328,7 @@ impl<'a> Session<'a> {
         let completed = std::cell::Cell::new(0);
         let mut lives = Lives::<A>::new(case.protocol, last, &completed);
         let mut newcomers = Newcomers::new(stream::<A>(&mut maker, pick), &completed);
-        let silence = self.cycles(Duration::from_millis(10));
+        let silence = self.cycles(Duration::from_millis(50));
         let traffic = self.cable.run::<A>(&mut newcomers, &mut lives, &mut Pace::Flood, Until::Silence(silence))?;
         Ok((completed.get(), traffic.cycles.saturating_sub(silence), wire_len))
     }
