@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use proto::state::{Direction, State, tcp_next};
 use proto::{Protocol, Tuple};
-use sched::Pool;
+use sched::{Pool, Request};
 
 use crate::ServerId;
-use crate::conn::{Conn, ConnId, InsertError};
+use crate::conn::{Conn, ConnId, InsertError, TICKS_PER_SECOND, Tick};
 use crate::counters::ServerLoad;
 use crate::fib::{AdjacencyId, Fib};
 use crate::ip::Ip;
@@ -86,7 +86,7 @@ impl Scheduling {
     }
 
     /// Chooses a server of `service`.
-    fn pick<'s>(&mut self, shared: &Shared, service: &'s Service) -> Option<&'s Server> {
+    fn pick<'s>(&mut self, shared: &Shared, service: &'s Service, request: &impl Request) -> Option<&'s Server> {
         let has_thresholds = self.bring_up_to_date(service).has_thresholds;
         if has_thresholds {
             self.note_thresholds(shared, service);
@@ -94,7 +94,7 @@ impl Scheduling {
         let state = &mut self.services[service.id.0 as usize];
         let overloaded = has_thresholds.then_some(&*self.overloaded);
         let pool = Servers { shared, servers: &service.servers, overloaded };
-        let choice = service.scheduler.pick(&mut state.scheduler, &pool)?;
+        let choice = service.scheduler.pick(&mut state.scheduler, request, &pool)?;
         let server = &service.servers[choice];
         state.last = Some(server.id);
         let first_local = state.first_local;
@@ -119,7 +119,12 @@ impl Scheduling {
                     address: ((self.random & 0xffff) % addresses) as u32,
                     port: first + ((self.random >> 32) % ports) as u16,
                 };
-                *state = ServiceState { incarnation: service.incarnation, first_local, ..ServiceState::default() };
+                *state = ServiceState {
+                    incarnation: service.incarnation,
+                    scheduler: sched::State::new(self.random),
+                    first_local,
+                    ..ServiceState::default()
+                };
             }
             let last = state.last.and_then(|id| {
                 let gone_from = state.scheduler.last();
@@ -208,6 +213,9 @@ impl Pool for Servers<'_> {
     fn len(&self) -> usize {
         self.servers.len()
     }
+    fn id(&self, server: usize) -> u32 {
+        self.servers[server].id.0
+    }
     fn weight(&self, server: usize) -> u32 {
         self.servers[server].weight
     }
@@ -219,6 +227,27 @@ impl Pool for Servers<'_> {
     }
     fn inactive(&self, server: usize) -> u64 {
         total(self.shared, self.servers[server].id, |c| c.inactive.get())
+    }
+}
+
+/// The packet that opens a connection, as schedulers see it.
+struct Opening<'a, A> {
+    tuple: &'a Tuple<A>,
+    now: Tick,
+}
+
+impl<A: Ip> Request for Opening<'_, A> {
+    fn source(&self) -> IpAddr {
+        self.tuple.src.into()
+    }
+    fn source_port(&self) -> u16 {
+        self.tuple.sport
+    }
+    fn destination(&self) -> IpAddr {
+        self.tuple.dst.into()
+    }
+    fn now(&self) -> u32 {
+        self.now.0 / TICKS_PER_SECOND
     }
 }
 
@@ -237,7 +266,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if snapshot.settings.draining {
             return Err(DropReason::Draining);
         }
-        let Some(server) = self.scheduling.pick(&self.shared, service) else {
+        let opening = Opening { tuple: &job.ip.tuple, now: self.now };
+        let Some(server) = self.scheduling.pick(&self.shared, service, &opening) else {
             self.counters().service(service.id).no_server.add(1);
             return Err(DropReason::NoServer);
         };

@@ -95,7 +95,7 @@ pub struct Service {
     pub version: u64,
     /// Protocol, address and port.
     pub key: ServiceKey,
-    /// The scheduler with what it precomputed from the servers' weights.
+    /// The scheduler with what it precomputed from the servers.
     pub scheduler: Scheduler,
     /// Real servers in IPVS's list order.
     pub servers: Vec<Server>,

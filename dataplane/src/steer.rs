@@ -140,13 +140,12 @@ mod tests {
     }
 
     fn nat_service(id: u32) -> Arc<Service> {
-        let weights = [1];
         Arc::new(Service {
             id: ServiceId(id),
             incarnation: 1,
             version: 1,
             key: ServiceKey { protocol: Protocol::TCP, vaddr: vip(id as u8).into(), vport: 80 },
-            scheduler: sched::Scheduler::new(sched::Kind::Rr, &weights),
+            scheduler: sched::Scheduler::new(sched::Kind::Rr, &[]),
             servers: vec![Server {
                 id: ServerId(id),
                 addr: SERVER.into(),

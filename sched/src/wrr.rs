@@ -13,9 +13,9 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    pub(crate) fn new(weights: &[u32]) -> Self {
-        let step = weights.iter().copied().filter(|&w| w > 0).fold(0, gcd).max(1);
-        let largest = weights.iter().copied().max().unwrap_or(0);
+    pub(crate) fn new(weights: impl Iterator<Item = u32> + Clone) -> Self {
+        let step = weights.clone().fold(0, gcd).max(1);
+        let largest = weights.max().unwrap_or(0);
         Self { start: (largest + 1).saturating_sub(step), step }
     }
 
@@ -35,7 +35,7 @@ impl Turns {
     }
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
+pub(crate) fn gcd(a: u32, b: u32) -> u32 {
     if a == 0 { b } else { gcd(b % a, a) }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     fn shares_equal_weights() {
         for weights in [&[1, 2, 3][..], &[10, 20], &[5, 5, 5], &[65535, 1], &[6, 4, 2, 0], &[100, 75, 1]] {
             let total: u32 = weights.iter().sum();
-            let turns = Turns::new(weights);
+            let turns = Turns::new(weights.iter().copied());
             let period = (total / turns.step) as usize;
             let chosen = picks(Kind::Wrr, &pool(weights), 2 * period);
             for (server, &weight) in weights.iter().enumerate() {
@@ -99,14 +99,14 @@ mod tests {
 
     #[test]
     fn resume_keeps_the_current_weight_when_it_can() {
-        let before = Scheduler::new(Kind::Wrr, &[4, 4]);
+        let before = Scheduler::new(Kind::Wrr, &servers(&[4, 4]));
         let mut state = State::default();
-        before.pick(&mut state, &pool(&[4, 4]));
+        before.pick(&mut state, &from([192, 0, 2, 1], 1), &pool(&[4, 4]));
         assert_eq!(state.current_weight, 1);
-        let after = Scheduler::new(Kind::Wrr, &[6, 4]);
+        let after = Scheduler::new(Kind::Wrr, &servers(&[6, 4]));
         after.resume(&mut state, Some(0));
         assert_eq!((state.last, state.current_weight), (None, 1));
-        let smaller = Scheduler::new(Kind::Wrr, &[1, 1]);
+        let smaller = Scheduler::new(Kind::Wrr, &servers(&[1, 1]));
         state.current_weight = 5;
         smaller.resume(&mut state, Some(0));
         assert_eq!(state.current_weight, 1);

@@ -183,7 +183,7 @@ fn service(config: &Config) -> Service {
         incarnation: 1,
         version: 1,
         key: ServiceKey { protocol: config.protocol, vaddr: host(config.is_v6, Net::Virtual, 1), vport: VPORT },
-        scheduler: Scheduler::new(Kind::Rr, &[1; SERVERS as usize]),
+        scheduler: Scheduler::new(Kind::Rr, &[]),
         servers: (0..SERVERS).map(server).collect(),
         local_addresses: locals.map(|n| host(config.is_v6, Net::Local, n)).collect(),
         local_ports: (1024, 65535),

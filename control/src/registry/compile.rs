@@ -22,15 +22,19 @@ pub(super) fn service(
     local_addresses: &[IpAddr],
     servers: &[Member],
 ) -> snapshot::Service {
-    let servers: Vec<snapshot::Server> = servers.iter().rev().map(server).collect();
-    let weights: Vec<u32> = servers.iter().map(|s| s.weight).collect();
+    let for_scheduler = |member: &Member| sched::Server {
+        address: member.server.address,
+        weight: member.server.weight,
+        last_weight: member.last_weight,
+    };
+    let scheduled: Vec<sched::Server> = servers.iter().rev().map(for_scheduler).collect();
     snapshot::Service {
         id: slot,
         incarnation,
         version,
         key: key(id),
-        scheduler: sched::Scheduler::new(scheduler(settings.scheduler), &weights),
-        servers,
+        scheduler: sched::Scheduler::new(scheduler(settings.scheduler), &scheduled),
+        servers: servers.iter().rev().map(server).collect(),
         local_addresses: local_addresses.to_vec(),
         local_ports: (settings.local_ports.first, settings.local_ports.last),
         timeout: settings.timeout,

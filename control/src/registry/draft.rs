@@ -54,8 +54,17 @@ pub(super) struct ServerDraft {
     pub server: Server,
     /// Its slot, if it was there before the batch and stayed.
     pub slot: Option<ServerSlot>,
+    /// Its weight, or the one before that was set to 0.
+    pub last_weight: u32,
     /// Index of the operation that added it.
     pub operation: usize,
+}
+
+impl ServerDraft {
+    /// A server that an operation adds.
+    fn new(server: &Server, operation: usize) -> Self {
+        Self { server: server.clone(), slot: None, last_weight: server.weight, operation }
+    }
 }
 
 impl Draft {
@@ -117,14 +126,18 @@ impl<'a> Drafter<'a> {
                     let message = format!("server {} exists already in service {id}; edit it instead", server.address);
                     return Err(Problem::new(ErrorKind::Exists, "server.address", message));
                 }
-                service.servers.push(ServerDraft { server: server.clone(), slot: None, operation: index });
+                service.servers.push(ServerDraft::new(server, index));
                 Ok(())
             }
             Operation::EditServer { protocol, address, server } => {
                 let (id, service) = self.existing(*protocol, *address)?;
                 let position = find(id, service, server.address).map_err(|p| p.within("server.address"))?;
                 validate::server(id, server).map_err(|p| p.within("server"))?;
-                service.servers[position].server = server.clone();
+                let draft = &mut service.servers[position];
+                draft.server = server.clone();
+                if server.weight > 0 {
+                    draft.last_weight = server.weight;
+                }
                 Ok(())
             }
             Operation::DeleteServer { protocol, address, server } => {
@@ -189,12 +202,11 @@ impl<'a> Drafter<'a> {
             let path = format!("[{index}].service.local_addresses[{position}]");
             self.draft.local_addresses.push(NewLocalAddress { address: *address, interface: None, path });
         }
-        let server = |server: &Server| ServerDraft { server: server.clone(), slot: None, operation: index };
         let draft = ServiceDraft {
             existing: false,
             settings: service.settings(),
             local_addresses: service.local_addresses.clone(),
-            servers: service.servers.iter().map(server).collect(),
+            servers: service.servers.iter().map(|server| ServerDraft::new(server, index)).collect(),
             zero: false,
             operation: index,
         };
@@ -217,6 +229,7 @@ impl<'a> Drafter<'a> {
                 let member = |m: &super::Member| ServerDraft {
                     server: m.server.clone(),
                     slot: Some(m.slot),
+                    last_weight: m.last_weight,
                     operation: usize::MAX,
                 };
                 entry.insert(Some(ServiceDraft {

@@ -90,6 +90,8 @@ pub struct Member {
     pub server: Server,
     /// Index of its counters.
     pub slot: ServerSlot,
+    /// Its weight, or the one before that was set to 0; 0 if there was none.
+    last_weight: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -312,7 +314,7 @@ impl Registry {
             if server.server.mode == ForwardMode::Nat {
                 self.nat_servers.insert((id, server.server.address));
             }
-            servers.push(Member { server: server.server, slot });
+            servers.push(Member { server: server.server, slot, last_weight: server.last_weight });
         }
         if draft.zero {
             changes.push(Change::Zeroed(slot));
@@ -329,7 +331,11 @@ impl Registry {
             _ => {
                 let version = self.number();
                 let numbers = (incarnation, version);
-                Arc::new(compile::service(id, slot, numbers, &draft.settings, &draft.local_addresses, &servers))
+                let mut new = compile::service(id, slot, numbers, &draft.settings, &draft.local_addresses, &servers);
+                if let Some(before) = &before {
+                    new.scheduler = new.scheduler.after(&before.compiled.scheduler);
+                }
+                Arc::new(new)
             }
         };
         let modified = before.is_none_or(|entry| !Arc::ptr_eq(&entry.compiled, &compiled));

@@ -41,6 +41,15 @@ fn connections_spread_by_scheduler_and_weight() {
         (Kind::Wlc, [1, 1, 1], 9, [3, 3, 3]),
         (Kind::Wlc, [1, 3, 4], 16, [2, 6, 8]),
         (Kind::Wlc, [1, 0, 1], 8, [4, 0, 4]),
+        (Kind::Lc, [1, 3, 4], 9, [3, 3, 3]),
+        (Kind::Lc, [7, 0, 1], 8, [4, 0, 4]),
+        (Kind::Sed, [1, 2, 4], 14, [2, 4, 8]),
+        (Kind::Sed, [1, 4, 0], 3, [0, 3, 0]),
+        (Kind::Nq, [1, 4, 0], 3, [1, 2, 0]),
+        (Kind::Fo, [1, 4, 2], 9, [0, 9, 0]),
+        (Kind::Ovf, [1, 4, 2], 9, [1, 5, 3]),
+        (Kind::Lblc, [5, 5, 5], 9, [6, 3, 0]),
+        (Kind::Lblcr, [5, 5, 5], 9, [6, 3, 0]),
     ];
     for family in FAMILIES {
         for (kind, weights, connections, expected) in cases {
@@ -48,9 +57,9 @@ fn connections_spread_by_scheduler_and_weight() {
             for (server, weight) in balanced.servers.iter_mut().zip(weights) {
                 server.weight = weight;
             }
-            // Schedulers that only remember what their own worker did are exact with one worker; wlc looks at the whole
-            // director's connections and is exact with any number.
-            let worker_counts: &[usize] = if kind == Kind::Wlc { &[1, 2, 4] } else { &[1] };
+            // Schedulers that only remember what their own worker did are exact with one worker; the others look at the
+            // whole director's connections and are exact with any number.
+            let worker_counts: &[usize] = if matches!(kind, Kind::Rr | Kind::Wrr) { &[1] } else { &[1, 2, 4] };
             for &workers in worker_counts {
                 let mut director = Director::new(Setup::workers(workers), vec![balanced.clone()]).with_scheduler(kind);
                 let found = spread(&mut director, family, workers, 1000..1000 + connections);

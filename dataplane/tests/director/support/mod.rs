@@ -295,8 +295,13 @@ impl Director {
     fn publish_with(&mut self, fib: Arc<Fib>) {
         self.version += 1;
         for service in &mut self.services {
-            let weights: Vec<u32> = service.servers.iter().map(|s| s.weight).collect();
-            service.scheduler = Scheduler::new(self.kind, &weights);
+            let server = |s: &Server| sched::Server {
+                address: SocketAddr::new(s.addr, s.port),
+                weight: s.weight,
+                last_weight: s.weight,
+            };
+            let servers: Vec<sched::Server> = service.servers.iter().map(server).collect();
+            service.scheduler = Scheduler::new(self.kind, &servers).after(&service.scheduler);
             service.version = self.version;
             let nat_servers = service.servers.iter().filter(|s| s.mode == ForwardMode::Nat);
             self.nat_servers.extend(nat_servers.map(|s| (service.key, s.addr, s.port)));
