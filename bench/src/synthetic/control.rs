@@ -150,6 +150,7 @@ pub fn services<A: Family>(flows: &Flows, weight: u32) -> impl Iterator<Item = O
             protocol: if flows.protocol == proto::Protocol::TCP { Protocol::Tcp } else { Protocol::Udp },
             address: (vaddr.into(), vport).into(),
             scheduler: Scheduler::Rr,
+            scheduler_flags: Vec::new(),
             timeout: None,
             local_ports: LocalPorts { first, last },
             local_addresses: locals.clone(),

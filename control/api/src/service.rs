@@ -71,19 +71,138 @@ pub enum Scheduler {
     Rr,
     /// Weighted round robin.
     Wrr,
+    /// Least connection.
+    Lc,
     /// Weighted least connection; the default, as in IPVS.
     #[default]
     Wlc,
+    /// Shortest expected delay.
+    Sed,
+    /// Never queue.
+    Nq,
+    /// Weighted failover.
+    Fo,
+    /// Weighted overflow.
+    Ovf,
+    /// Locality-based least connection.
+    Lblc,
+    /// Locality-based least connection with replication.
+    Lblcr,
+    /// Destination hashing.
+    Dh,
+    /// Source hashing.
+    Sh,
+    /// Maglev hashing of the source.
+    Mh,
+    /// The less loaded of two drawn at random.
+    Twos,
+    /// Consistent hashing of the source, as in DPVS.
+    Conhash,
 }
 
 impl Scheduler {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Scheduler::Rr,
+        Scheduler::Wrr,
+        Scheduler::Lc,
+        Scheduler::Wlc,
+        Scheduler::Sed,
+        Scheduler::Nq,
+        Scheduler::Fo,
+        Scheduler::Ovf,
+        Scheduler::Lblc,
+        Scheduler::Lblcr,
+        Scheduler::Dh,
+        Scheduler::Sh,
+        Scheduler::Mh,
+        Scheduler::Twos,
+        Scheduler::Conhash,
+    ];
+
     /// The name that `ipvsadm -s` takes.
     pub fn name(self) -> &'static str {
         match self {
             Scheduler::Rr => "rr",
             Scheduler::Wrr => "wrr",
+            Scheduler::Lc => "lc",
             Scheduler::Wlc => "wlc",
+            Scheduler::Sed => "sed",
+            Scheduler::Nq => "nq",
+            Scheduler::Fo => "fo",
+            Scheduler::Ovf => "ovf",
+            Scheduler::Lblc => "lblc",
+            Scheduler::Lblcr => "lblcr",
+            Scheduler::Dh => "dh",
+            Scheduler::Sh => "sh",
+            Scheduler::Mh => "mh",
+            Scheduler::Twos => "twos",
+            Scheduler::Conhash => "conhash",
         }
+    }
+}
+
+/// Options of scheduling methods, as `ipvsadm -b` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SchedulerFlag {
+    /// sh: when the server is unavailable, another takes its clients.
+    ShFallback,
+    /// sh: the client's port counts as well as its address.
+    ShPort,
+    /// mh: as `sh-fallback`.
+    MhFallback,
+    /// mh: as `sh-port`.
+    MhPort,
+    /// Of no effect; not with sh and mh, which have other names for it.
+    #[serde(rename = "flag-1")]
+    Flag1,
+    /// As `flag-1`.
+    #[serde(rename = "flag-2")]
+    Flag2,
+    /// As `flag-1`.
+    #[serde(rename = "flag-3")]
+    Flag3,
+}
+
+impl SchedulerFlag {
+    /// All of them, in the order in which ipvsadm lists them.
+    pub const ALL: [Self; 7] = [
+        SchedulerFlag::ShFallback,
+        SchedulerFlag::ShPort,
+        SchedulerFlag::MhFallback,
+        SchedulerFlag::MhPort,
+        SchedulerFlag::Flag1,
+        SchedulerFlag::Flag2,
+        SchedulerFlag::Flag3,
+    ];
+
+    /// The name that `ipvsadm -b` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            SchedulerFlag::ShFallback => "sh-fallback",
+            SchedulerFlag::ShPort => "sh-port",
+            SchedulerFlag::MhFallback => "mh-fallback",
+            SchedulerFlag::MhPort => "mh-port",
+            SchedulerFlag::Flag1 => "flag-1",
+            SchedulerFlag::Flag2 => "flag-2",
+            SchedulerFlag::Flag3 => "flag-3",
+        }
+    }
+
+    /// True when services with this scheduler can have the flag.
+    pub fn goes_with(self, scheduler: Scheduler) -> bool {
+        match self {
+            SchedulerFlag::ShFallback | SchedulerFlag::ShPort => scheduler == Scheduler::Sh,
+            SchedulerFlag::MhFallback | SchedulerFlag::MhPort => scheduler == Scheduler::Mh,
+            _ => !matches!(scheduler, Scheduler::Sh | Scheduler::Mh),
+        }
+    }
+
+    /// The names of `flags`, in ipvsadm's order and with commas between them; empty if there are none.
+    pub fn list(flags: &[Self]) -> String {
+        let names: Vec<&str> = Self::ALL.into_iter().filter(|f| flags.contains(f)).map(Self::name).collect();
+        names.join(",")
     }
 }
 
@@ -148,6 +267,9 @@ pub struct ServiceSettings {
     /// Scheduling method.
     #[serde(default)]
     pub scheduler: Scheduler,
+    /// Options of the scheduling method.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scheduler_flags: Vec<SchedulerFlag>,
     /// Timeout of established connections (UDP: of idle ones) in seconds, 1 to 31 days; absent: the director's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
@@ -167,6 +289,9 @@ pub struct Service {
     /// Scheduling method.
     #[serde(default)]
     pub scheduler: Scheduler,
+    /// Options of the scheduling method.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scheduler_flags: Vec<SchedulerFlag>,
     /// Timeout of established connections, see [`ServiceSettings::timeout`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
@@ -189,7 +314,12 @@ impl Service {
 
     /// What of it can be edited.
     pub fn settings(&self) -> ServiceSettings {
-        ServiceSettings { scheduler: self.scheduler, timeout: self.timeout, local_ports: self.local_ports }
+        ServiceSettings {
+            scheduler: self.scheduler,
+            scheduler_flags: self.scheduler_flags.clone(),
+            timeout: self.timeout,
+            local_ports: self.local_ports,
+        }
     }
 }
 

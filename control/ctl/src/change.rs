@@ -24,6 +24,7 @@ pub(crate) fn add_service(
             protocol: id.protocol,
             address: id.address,
             scheduler: settings.scheduler.unwrap_or_default(),
+            scheduler_flags: settings.scheduler_flags.clone().map(|flags| flags.0).unwrap_or_default(),
             timeout: settings.timeout,
             local_ports: settings.local_ports.unwrap_or_default(),
             local_addresses: local_addresses.to_vec(),
@@ -35,11 +36,15 @@ pub(crate) fn add_service(
 /// A service with some settings changed.
 pub(crate) fn edit_service(old: &Service, settings: &Settings, no_timeout: bool) -> Operation {
     let old_timeout = old.timeout.filter(|_| !no_timeout);
+    let scheduler = settings.scheduler.unwrap_or(old.scheduler);
+    // Flags belong to one scheduler: another begins without.
+    let old_flags = if scheduler == old.scheduler { old.scheduler_flags.clone() } else { Vec::new() };
     Operation::EditService {
         protocol: old.protocol,
         address: old.address,
         settings: ServiceSettings {
-            scheduler: settings.scheduler.unwrap_or(old.scheduler),
+            scheduler,
+            scheduler_flags: settings.scheduler_flags.clone().map_or(old_flags, |flags| flags.0),
             timeout: settings.timeout.or(old_timeout),
             local_ports: settings.local_ports.unwrap_or(old.local_ports),
         },
@@ -85,12 +90,13 @@ pub(crate) fn edit_server(
 
 #[cfg(test)]
 mod tests {
-    use dpvs_api::{LocalPorts, Scheduler};
+    use dpvs_api::{LocalPorts, Scheduler, SchedulerFlag};
 
     use super::*;
+    use crate::cli::SchedulerFlags;
     use crate::show::tests::service_status;
 
-    const NOTHING: Settings = Settings { scheduler: None, timeout: None, local_ports: None };
+    const NOTHING: Settings = Settings { scheduler: None, scheduler_flags: None, timeout: None, local_ports: None };
     const NO_LOAD: Load = Load { weight: None, upper_threshold: None, lower_threshold: None };
 
     fn settings_after(settings: &Settings, no_timeout: bool) -> ServiceSettings {
@@ -104,13 +110,35 @@ mod tests {
     #[test]
     fn an_edit_of_a_service_keeps_the_rest() {
         let ports = LocalPorts { first: 2000, last: 2999 };
-        let old = ServiceSettings { scheduler: Scheduler::Wrr, timeout: Some(60), local_ports: ports };
+        let old = ServiceSettings {
+            scheduler: Scheduler::Wrr,
+            scheduler_flags: Vec::new(),
+            timeout: Some(60),
+            local_ports: ports,
+        };
         assert_eq!(settings_after(&NOTHING, false), old);
         assert_eq!(settings_after(&NOTHING, true), ServiceSettings { timeout: None, ..old.clone() });
         let rr = Settings { scheduler: Some(Scheduler::Rr), ..NOTHING };
         assert_eq!(settings_after(&rr, false), ServiceSettings { scheduler: Scheduler::Rr, ..old.clone() });
         let longer = Settings { timeout: Some(99), ..NOTHING };
         assert_eq!(settings_after(&longer, false), ServiceSettings { timeout: Some(99), ..old });
+    }
+
+    #[test]
+    fn flags_stay_with_their_scheduler() {
+        let mut service = service_status().service;
+        service.scheduler = Scheduler::Sh;
+        service.scheduler_flags = vec![SchedulerFlag::ShPort];
+        let flags_after = |settings: &Settings| match edit_service(&service, settings, false) {
+            Operation::EditService { settings, .. } => settings.scheduler_flags,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(flags_after(&NOTHING), [SchedulerFlag::ShPort]);
+        assert_eq!(flags_after(&Settings { scheduler: Some(Scheduler::Mh), ..NOTHING }), []);
+        let flags = |flags: &[SchedulerFlag]| Some(SchedulerFlags(flags.to_vec()));
+        assert_eq!(flags_after(&Settings { scheduler_flags: flags(&[]), ..NOTHING }), []);
+        let fallback = Settings { scheduler_flags: flags(&[SchedulerFlag::ShFallback]), ..NOTHING };
+        assert_eq!(flags_after(&fallback), [SchedulerFlag::ShFallback]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use dpvs_api::{ForwardMode, LocalPorts, Protocol, Scheduler, ServiceId};
+use dpvs_api::{ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, ServiceId};
 
 use crate::filter::Endpoint;
 
@@ -149,6 +149,9 @@ pub struct Settings {
     /// Scheduling method [default of a new service: wlc]
     #[arg(short, long, value_parser = scheduler())]
     pub scheduler: Option<Scheduler>,
+    /// Options of the scheduling method, with commas between them; "none" takes them away
+    #[arg(long, value_name = "FLAG,...", value_parser = scheduler_flags)]
+    pub scheduler_flags: Option<SchedulerFlags>,
     /// Timeout of established connections, in seconds [default of a new service: the director's]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u32>,
@@ -156,6 +159,10 @@ pub struct Settings {
     #[arg(long, value_name = "FIRST-LAST", value_parser = local_ports)]
     pub local_ports: Option<LocalPorts>,
 }
+
+/// A list of flags as one argument.
+#[derive(Clone, Debug)]
+pub struct SchedulerFlags(pub Vec<SchedulerFlag>);
 
 /// Commands about servers.
 #[derive(Debug, Subcommand)]
@@ -298,7 +305,19 @@ fn one_of<T: Clone + Send + Sync + 'static>(words: Vec<(&'static str, T)>) -> im
 }
 
 fn scheduler() -> impl TypedValueParser<Value = Scheduler> {
-    one_of([Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc].map(|scheduler| (scheduler.name(), scheduler)).into())
+    one_of(Scheduler::ALL.map(|scheduler| (scheduler.name(), scheduler)).into())
+}
+
+fn scheduler_flags(text: &str) -> Result<SchedulerFlags, String> {
+    if text == "none" {
+        return Ok(SchedulerFlags(Vec::new()));
+    }
+    let flag = |name: &str| {
+        let flag = SchedulerFlag::ALL.into_iter().find(|flag| flag.name() == name);
+        let all = SchedulerFlag::list(&SchedulerFlag::ALL);
+        flag.ok_or_else(|| format!("'{name}' is no flag; write none or some of {all}"))
+    };
+    text.split(',').map(flag).collect::<Result<_, _>>().map(SchedulerFlags)
 }
 
 fn forward_mode() -> impl TypedValueParser<Value = ForwardMode> {
@@ -339,7 +358,8 @@ mod tests {
             ("servers add tcp/192.0.2.1:80 10.0.0.1:80", "--mode <MODE>"),
             ("servers add tcp/192.0.2.1:80 10.0.0.1:80 --mode x", "[possible values: nat, fullnat, dr, tun]"),
             ("services add tcp/192.0.2.1:80 --server 10.0.0.1:80", "--mode <MODE>"),
-            ("services add tcp/192.0.2.1:80 --scheduler lc", "[possible values: rr, wrr, wlc]"),
+            ("services add tcp/192.0.2.1:80 --scheduler x", "[possible values: rr, wrr, lc, wlc, sed"),
+            ("services add tcp/192.0.2.1:80 --scheduler-flags sh-x", "'sh-x' is no flag; write none or some of sh-"),
             ("services add tcp/192.0.2.1:80 --local-ports 9-8", "write FIRST-LAST"),
             ("services edit tcp/192.0.2.1:80 --timeout 5 --no-timeout", "cannot be used with"),
             ("connections --client 10.0.0.0/8", "write ADDRESS or ADDRESS:PORT"),

@@ -1,7 +1,8 @@
 //! What people see.
 
 use dpvs_api::{
-    Connection, DropCount, ForwardMode, LocalPorts, PortStats, ServiceStatus, Status, Timeouts, WorkerStats,
+    Connection, DropCount, ForwardMode, LocalPorts, PortStats, SchedulerFlag, ServiceStatus, Status, Timeouts,
+    WorkerStats,
 };
 
 use crate::numbers::{count, duration, percent};
@@ -86,10 +87,14 @@ pub(crate) fn services(services: &[ServiceStatus]) -> String {
 pub(crate) fn service(status: &ServiceStatus) -> String {
     let service = &status.service;
     let LocalPorts { first, last } = service.local_ports;
+    let scheduler = match SchedulerFlag::list(&service.scheduler_flags) {
+        flags if flags.is_empty() => service.scheduler.name().to_owned(),
+        flags => format!("{} ({flags})", service.scheduler.name()),
+    };
     let addresses: Vec<String> = service.local_addresses.iter().map(ToString::to_string).collect();
     let mut text = pairs([
         ("Service", service.id().to_string()),
-        ("Scheduler", service.scheduler.name().to_owned()),
+        ("Scheduler", scheduler),
         ("Timeout", service.timeout.map_or("the director's".to_owned(), |timeout| format!("{timeout} s"))),
         ("Local addresses", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
         ("Local ports", format!("{first} to {last}")),

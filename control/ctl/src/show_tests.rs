@@ -22,6 +22,7 @@ pub(crate) fn service_status() -> ServiceStatus {
             protocol: Protocol::Tcp,
             address: "192.0.2.10:80".parse().unwrap(),
             scheduler: Scheduler::Wrr,
+            scheduler_flags: Vec::new(),
             timeout: Some(60),
             local_ports: LocalPorts { first: 2000, last: 2999 },
             local_addresses: vec!["10.0.0.200".parse().unwrap()],

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{ForwardMode, LocalPorts, Protocol};
+use dpvs_api::{ForwardMode, LocalPorts, Protocol, SchedulerFlag};
 
 use crate::address::{endpoint, ipv4, leading_number, number};
 use crate::check::{Command, Opt, OptSet, TunType};
@@ -44,6 +44,7 @@ pub(crate) struct Arguments {
     pub options: OptSet,
     pub service: Option<ServiceArgument>,
     pub scheduler: Option<String>,
+    pub scheduler_flags: Vec<SchedulerFlag>,
     pub server: Option<(IpAddr, Option<u16>)>,
     pub mode: ForwardMode,
     pub weight: u32,
@@ -83,6 +84,7 @@ pub(crate) fn parse(program: &str, words: &[String], names: &dyn Names) -> Resul
         options: OptSet::default(),
         service: None,
         scheduler: None,
+        scheduler_flags: Vec::new(),
         server: None,
         mode: ForwardMode::Dr,
         weight: 1,
@@ -126,7 +128,7 @@ pub(crate) fn parse(program: &str, words: &[String], names: &dyn Names) -> Resul
         return Err(Failure::usage(format!("unexpected argument {operand}")));
     }
     if let Some(flags) = scheduler_flags {
-        check_scheduler_flags(arguments.scheduler.as_deref().unwrap_or("wlc"), flags)?;
+        arguments.scheduler_flags = parse_scheduler_flags(arguments.scheduler.as_deref().unwrap_or("wlc"), flags)?;
     }
     Ok(Parsed::Command(Box::new(arguments)))
 }
@@ -318,18 +320,29 @@ fn local_ports(text: &str) -> Result<LocalPorts, Failure> {
     })
 }
 
-/// Checks the names of scheduler flags; some go with one scheduler only.
-fn check_scheduler_flags(scheduler: &str, flags: &str) -> Result<(), Failure> {
-    for flag in flags.split(',') {
-        let only = match flag {
-            "flag-1" | "flag-2" | "flag-3" => continue,
-            "sh-fallback" | "sh-port" => "sh",
-            "mh-fallback" | "mh-port" => "mh",
-            _ => return Err(Failure::usage(format!("invalid scheduler flag `{flag}'"))),
+/// Reads scheduler flags. The three numbered ones have names of their own with some schedulers.
+fn parse_scheduler_flags(scheduler: &str, text: &str) -> Result<Vec<SchedulerFlag>, Failure> {
+    use SchedulerFlag::{Flag1, Flag2, Flag3, MhFallback, MhPort, ShFallback, ShPort};
+    let mut flags = Vec::new();
+    for name in text.split(',').filter(|name| !name.is_empty()) {
+        let flag = SchedulerFlag::ALL.into_iter().find(|flag| flag.name() == name);
+        let flag = match (flag, scheduler) {
+            (None, _) => return Err(Failure::usage(format!("invalid scheduler flag `{name}'"))),
+            (Some(Flag1), "sh") => ShFallback,
+            (Some(Flag2), "sh") => ShPort,
+            (Some(Flag1), "mh") => MhFallback,
+            (Some(Flag2), "mh") => MhPort,
+            // Means nothing to them, and the real one does not list it.
+            (Some(Flag3), "sh" | "mh") => continue,
+            (Some(flag @ (ShFallback | ShPort)), "sh") => flag,
+            (Some(flag @ (MhFallback | MhPort)), "mh") => flag,
+            (Some(flag @ (Flag1 | Flag2 | Flag3)), _) => flag,
+            _ => return Err(Failure::usage(format!("incompatible scheduler flag `{name}'"))),
         };
-        if scheduler != only {
-            return Err(Failure::usage(format!("incompatible scheduler flag `{flag}'")));
+        if !flags.contains(&flag) {
+            flags.push(flag);
         }
     }
-    Ok(())
+    flags.sort_unstable();
+    Ok(flags)
 }

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use dpvs_api::{ForwardMode, LocalPorts, Operation, Protocol, Scheduler, Server, Service, ServiceId, Timeouts};
+use dpvs_api::{
+    ForwardMode, LocalPorts, Operation, Protocol, Scheduler, SchedulerFlag, Server, Service, ServiceId, Timeouts,
+};
 
 use crate::arguments::{Arguments, ServiceArgument, Transport};
 use crate::check::{self, Command, Opt, TunType};
@@ -24,7 +26,13 @@ pub(crate) enum Change {
     /// One that says all that there is to say.
     Operation(Operation),
     /// An edit of a service, whose other settings stay as they are.
-    EditService { id: ServiceId, scheduler: Scheduler, timeout: Option<u32>, local_ports: Option<LocalPorts> },
+    EditService {
+        id: ServiceId,
+        scheduler: Scheduler,
+        scheduler_flags: Vec<SchedulerFlag>,
+        timeout: Option<u32>,
+        local_ports: Option<LocalPorts>,
+    },
 }
 
 /// What to list.
@@ -137,23 +145,22 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
     }
     let scheduler = match arguments.scheduler.as_deref() {
         None => Scheduler::default(),
-        Some(name) => [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc]
+        Some(name) => Scheduler::ALL
             .into_iter()
             .find(|scheduler| scheduler.name() == name)
             .ok_or_else(|| Failure::no_scheduler(name))?,
     };
-    if options.has(Opt::SchedulerFlags) {
-        return Err(Failure::unsupported("scheduler flags (-b)"));
-    }
+    let scheduler_flags = arguments.scheduler_flags.clone();
     let (timeout, local_ports) = (arguments.conn_timeout, arguments.local_ports);
     if arguments.command == Command::EditService {
-        return Ok(Change::EditService { id, scheduler, timeout, local_ports });
+        return Ok(Change::EditService { id, scheduler, scheduler_flags, timeout, local_ports });
     }
     Ok(Change::Operation(Operation::AddService {
         service: Service {
             protocol: id.protocol,
             address: id.address,
             scheduler,
+            scheduler_flags,
             timeout,
             local_ports: local_ports.unwrap_or_default(),
             local_addresses: Vec::new(),

@@ -33,7 +33,7 @@ impl Failure {
 
     /// A scheduler that is not there, in the words the real one uses when the kernel lacks the module.
     pub fn no_scheduler(name: &str) -> Self {
-        let have = [Scheduler::Rr, Scheduler::Wrr, Scheduler::Wlc].map(Scheduler::name).join(", ");
+        let have = Scheduler::ALL.map(Scheduler::name).join(", ");
         Self::refused(format!(
             "Scheduler or persistence engine not found\ndpvsd: '{name}' is not among its schedulers: {have}"
         ))

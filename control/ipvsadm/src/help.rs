@@ -21,7 +21,8 @@ const TEXT: &str = "\
 Manages the virtual services of dpvsd, with the grammar of ipvsadm and DPVS's FULLNAT options.
 
 Services:
-  % -A|-E SERVICE [-s SCHEDULER] [--conn-timeout SECONDS] [--local-ports FIRST-LAST]
+  % -A|-E SERVICE [-s SCHEDULER] [-b FLAG,...] [--conn-timeout SECONDS]
+        [--local-ports FIRST-LAST]
                                           add or edit
   % -D SERVICE                            delete, with its servers
   % -C                                    delete all
@@ -54,8 +55,10 @@ stand in brackets. Long options:
   -Z --zero            -R --restore        -y --l-threshold     -Q --del-laddr
   -n --numeric         -c --connection     -z --laddr           -G --get-laddr
   -X --exact           -F --ifname
-Schedulers: rr, wrr, wlc (the default). Not in dpvsd yet, and refused: -p -M --pe -o -f -6 -j
---sched-flags --sctp-service --start-daemon --stop-daemon, --tun-type gue and gre.
+Schedulers: rr, wrr, lc, wlc (the default), sed, nq, fo, ovf, lblc, lblcr, dh, sh, mh, twos and
+conhash. Their flags (-b or --sched-flags): sh-port, sh-fallback, mh-port, mh-fallback.
+Not in dpvsd yet, and refused: -p -M --pe -o -f -6 -j --sctp-service --start-daemon --stop-daemon,
+--tun-type gue and gre.
 
 dpvsd is reached at /run/dpvs/dpvsd.sock, or at the socket that DPVS_SOCKET names.
 ";

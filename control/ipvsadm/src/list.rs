@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{FlowStats, ForwardMode, Protocol, ServerStatus, ServiceStatus};
+use dpvs_api::{FlowStats, ForwardMode, Protocol, SchedulerFlag, ServerStatus, ServiceStatus};
 
 use crate::command::{Format, View};
 use crate::names::Names;
@@ -79,7 +79,11 @@ fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, 
         View::Stats | View::Rate => writeln!(output, "{name:<33}{}", counters(&status.stats, format))?,
         _ => {
             let timeout = service.timeout.map(|timeout| format!(" conn-timeout {timeout}")).unwrap_or_default();
-            writeln!(output, "{name} {}{timeout}", service.scheduler.name())?;
+            let flags = match SchedulerFlag::list(&service.scheduler_flags) {
+                flags if flags.is_empty() => flags,
+                flags => format!(" ({flags})"),
+            };
+            writeln!(output, "{name} {}{flags}{timeout}", service.scheduler.name())?;
         }
     }
     let mut servers = status.server_status;

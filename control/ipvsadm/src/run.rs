@@ -124,9 +124,11 @@ pub(crate) fn operation_of(
     earlier: &[Operation],
     director: &dyn Director,
 ) -> Result<Operation, Failure> {
-    let (id, scheduler, timeout, local_ports) = match change {
+    let (id, scheduler, scheduler_flags, timeout, local_ports) = match change {
         Change::Operation(operation) => return Ok(operation),
-        Change::EditService { id, scheduler, timeout, local_ports } => (id, scheduler, timeout, local_ports),
+        Change::EditService { id, scheduler, scheduler_flags, timeout, local_ports } => {
+            (id, scheduler, scheduler_flags, timeout, local_ports)
+        }
     };
     let is_this = |protocol, address| ServiceId { protocol, address } == id;
     let planned = earlier.iter().rev().find_map(|operation| match operation {
@@ -157,6 +159,7 @@ pub(crate) fn operation_of(
         address: id.address,
         settings: ServiceSettings {
             scheduler,
+            scheduler_flags,
             timeout: timeout.or(old_timeout),
             local_ports: local_ports.unwrap_or(old_ports),
         },

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use dpvs_api::{ForwardMode, LocalPorts, Protocol, ServiceStatus};
+use dpvs_api::{ForwardMode, LocalPorts, Protocol, SchedulerFlag, ServiceStatus};
 
 use crate::list::endpoint;
 use crate::names::Names;
@@ -25,6 +25,9 @@ pub(crate) fn save(
         };
         let id = format!("{option} {}", endpoint(service.address, protocol, numeric, names));
         write!(output, "-A {id} -s {}", service.scheduler.name())?;
+        if !service.scheduler_flags.is_empty() {
+            write!(output, " -b {}", SchedulerFlag::list(&service.scheduler_flags))?;
+        }
         if let Some(timeout) = service.timeout {
             write!(output, " --conn-timeout {timeout}")?;
         }

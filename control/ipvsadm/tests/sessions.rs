@@ -123,6 +123,11 @@ fn names() {
 }
 
 #[test]
+fn schedulers() {
+    replay(include_str!("sessions/schedulers.txt"), nothing_else);
+}
+
+#[test]
 fn tunnel() {
     replay(include_str!("sessions/tunnel.txt"), nothing_else);
 }

@@ -52,6 +52,7 @@ fn add(last: u8, servers: &[&str]) -> Operation {
             protocol: Protocol::Tcp,
             address: SocketAddr::from(([192, 0, 2, last], 80)),
             scheduler: Scheduler::Rr,
+            scheduler_flags: Vec::new(),
             timeout: None,
             local_ports: LocalPorts::default(),
             local_addresses: Vec::new(),

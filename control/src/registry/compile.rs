@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use dataplane::ServiceId as ServiceSlot;
 use dataplane::snapshot;
-use dpvs_api::{ForwardMode, Protocol, Scheduler, ServiceId, ServiceSettings};
+use dpvs_api::{ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings};
 
 use super::Member;
 
@@ -33,7 +33,7 @@ pub(super) fn service(
         incarnation,
         version,
         key: key(id),
-        scheduler: sched::Scheduler::new(scheduler(settings.scheduler), &scheduled),
+        scheduler: sched::Scheduler::new(scheduler(settings), &scheduled),
         servers: servers.iter().rev().map(server).collect(),
         local_addresses: local_addresses.to_vec(),
         local_ports: (settings.local_ports.first, settings.local_ports.last),
@@ -61,11 +61,30 @@ fn protocol(protocol: Protocol) -> proto::Protocol {
     }
 }
 
-fn scheduler(scheduler: Scheduler) -> sched::Kind {
-    match scheduler {
+fn scheduler(settings: &ServiceSettings) -> sched::Kind {
+    let has = |flag| settings.scheduler_flags.contains(&flag);
+    match settings.scheduler {
         Scheduler::Rr => sched::Kind::Rr,
         Scheduler::Wrr => sched::Kind::Wrr,
+        Scheduler::Lc => sched::Kind::Lc,
         Scheduler::Wlc => sched::Kind::Wlc,
+        Scheduler::Sed => sched::Kind::Sed,
+        Scheduler::Nq => sched::Kind::Nq,
+        Scheduler::Fo => sched::Kind::Fo,
+        Scheduler::Ovf => sched::Kind::Ovf,
+        Scheduler::Lblc => sched::Kind::Lblc,
+        Scheduler::Lblcr => sched::Kind::Lblcr,
+        Scheduler::Dh => sched::Kind::Dh,
+        Scheduler::Sh => {
+            let (port, fallback) = (has(SchedulerFlag::ShPort), has(SchedulerFlag::ShFallback));
+            sched::Kind::Sh(sched::Hashing { port, fallback })
+        }
+        Scheduler::Mh => {
+            let (port, fallback) = (has(SchedulerFlag::MhPort), has(SchedulerFlag::MhFallback));
+            sched::Kind::Mh(sched::Hashing { port, fallback })
+        }
+        Scheduler::Twos => sched::Kind::Twos,
+        Scheduler::Conhash => sched::Kind::Conhash,
     }
 }
 

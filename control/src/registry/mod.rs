@@ -114,11 +114,12 @@ impl Entry {
 
     /// Its configuration without servers.
     pub fn without_servers(&self, id: ServiceId) -> Service {
-        let ServiceSettings { scheduler, timeout, local_ports } = self.settings.clone();
+        let ServiceSettings { scheduler, scheduler_flags, timeout, local_ports } = self.settings.clone();
         Service {
             protocol: id.protocol,
             address: id.address,
             scheduler,
+            scheduler_flags,
             timeout,
             local_ports,
             local_addresses: self.local_addresses.clone(),

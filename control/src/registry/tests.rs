@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use dpvs_api::{ErrorKind, ForwardMode, LocalPorts, Protocol, Scheduler};
+use dpvs_api::{ErrorKind, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,6 +31,7 @@ fn service(address: &str, servers: &[&str]) -> Service {
         protocol: Protocol::Tcp,
         address: addr(address),
         scheduler: Scheduler::Rr,
+        scheduler_flags: Vec::new(),
         timeout: None,
         local_ports: LocalPorts::default(),
         local_addresses: Vec::new(),
@@ -222,6 +223,50 @@ fn workers_see_the_newest_server_first() {
     let again = [delete_server(VIP, "10.0.0.1:80"), add_server(VIP, server("10.0.0.1:80"))];
     registry.apply(&again, &busy).unwrap();
     assert_eq!(order(&registry), ["10.0.0.1", "10.0.0.3", "10.0.0.2"]);
+}
+
+#[test]
+fn flags_go_with_their_scheduler() {
+    let with = |scheduler, flag| {
+        let whole = Service { scheduler, scheduler_flags: vec![flag], ..service(VIP, &[]) };
+        Registry::new(1, 1).apply(&[Operation::AddService { service: whole }], &idle)
+    };
+    for (scheduler, flag) in [
+        (Scheduler::Sh, SchedulerFlag::ShPort),
+        (Scheduler::Mh, SchedulerFlag::MhFallback),
+        (Scheduler::Rr, SchedulerFlag::Flag1),
+    ] {
+        with(scheduler, flag).unwrap();
+    }
+    for (scheduler, flag) in [
+        (Scheduler::Mh, SchedulerFlag::ShPort),
+        (Scheduler::Wlc, SchedulerFlag::MhFallback),
+        (Scheduler::Sh, SchedulerFlag::Flag1),
+    ] {
+        let error = with(scheduler, flag).unwrap_err();
+        assert_eq!(error.path.as_deref(), Some("[0].service.scheduler_flags[0]"));
+        let message =
+            format!("scheduler {} of service tcp/{VIP} has no flag {}; it takes ", scheduler.name(), flag.name());
+        assert!(error.message.starts_with(&message), "{error}");
+    }
+}
+
+#[test]
+fn maglev_hashing_keeps_the_place_of_a_server_without_weight() {
+    let table = |operations: &[Operation]| {
+        let mut whole = service(VIP, &["10.0.0.1:80", "10.0.0.2:80"]);
+        whole.scheduler = Scheduler::Mh;
+        let mut registry = registry(&[Operation::AddService { service: whole }]);
+        registry.apply(operations, &idle).unwrap();
+        format!("{:?}", compiled(&registry, VIP).scheduler)
+    };
+    let weight = |weight| edit_server(VIP, Server { weight, ..server("10.0.0.2:80") });
+    let (one, five) = (table(&[]), table(&[weight(5)]));
+    assert_ne!(one, five);
+    assert_eq!(table(&[weight(5), weight(0)]), five);
+    assert_eq!(table(&[weight(0)]), one);
+    let anew = [delete_server(VIP, "10.0.0.2:80"), add_server(VIP, Server { weight: 0, ..server("10.0.0.2:80") })];
+    assert_ne!(table(&anew), one);
 }
 
 #[test]
@@ -433,6 +478,7 @@ impl Model {
             Operation::EditService { protocol, address, settings } => {
                 let service = self.0.get_mut(&ServiceId { protocol, address })?;
                 (service.scheduler, service.timeout) = (settings.scheduler, settings.timeout);
+                service.scheduler_flags = settings.scheduler_flags;
                 service.local_ports = settings.local_ports;
                 Some(())
             }

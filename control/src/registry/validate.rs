@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{ApiError, ErrorKind, ForwardMode, LocalPorts, Server, Service, ServiceId, ServiceSettings, Timeouts};
+use dpvs_api::{
+    ApiError, ErrorKind, ForwardMode, LocalPorts, SchedulerFlag, Server, Service, ServiceId, ServiceSettings, Timeouts,
+};
 
 /// Longest timeout in seconds: 31 days, as in ipvsadm.
 pub const MAX_TIMEOUT: u32 = 31 * 86_400;
@@ -97,7 +99,16 @@ fn service_id(id: ServiceId) -> Check {
 
 /// New settings of a service.
 pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
-    let ServiceSettings { scheduler: _, timeout: of_service, local_ports: LocalPorts { first, last } } = *settings;
+    let ServiceSettings { scheduler, ref scheduler_flags, timeout: of_service, local_ports } = *settings;
+    let LocalPorts { first, last } = local_ports;
+    for (index, flag) in scheduler_flags.iter().enumerate() {
+        if !flag.goes_with(scheduler) {
+            let fitting: Vec<_> = SchedulerFlag::ALL.into_iter().filter(|flag| flag.goes_with(scheduler)).collect();
+            let (flag, name, fitting) = (flag.name(), scheduler.name(), SchedulerFlag::list(&fitting));
+            let message = format!("scheduler {name} of service {id} has no flag {flag}; it takes {fitting}");
+            return Err(Problem::invalid(format!("scheduler_flags[{index}]"), message));
+        }
+    }
     if let Some(seconds) = of_service {
         timeout(seconds).map_err(|message| Problem::invalid("timeout", format!("service {id}: {message}")))?;
     }

@@ -110,9 +110,9 @@ impl Table {
                 self.services.push(service);
             }
             Operation::EditService { protocol, address, settings } => {
-                let ServiceSettings { scheduler, timeout, local_ports } = settings;
+                let ServiceSettings { scheduler, scheduler_flags, timeout, local_ports } = settings;
                 let service = self.find(protocol, address)?;
-                *service = Service { scheduler, timeout, local_ports, ..service.clone() };
+                *service = Service { scheduler, scheduler_flags, timeout, local_ports, ..service.clone() };
             }
             Operation::DeleteService { protocol, address } => {
                 self.find(protocol, address)?;
@@ -234,6 +234,7 @@ pub fn service(id: &str) -> Service {
         protocol,
         address,
         scheduler: Default::default(),
+        scheduler_flags: Vec::new(),
         timeout: None,
         local_ports: LocalPorts::default(),
         local_addresses: Vec::new(),
