@@ -258,8 +258,12 @@ impl Lab {
 
     /// Adds services with their servers, by `ipvsadm --restore`.
     pub fn add(&self, services: &[Service]) {
-        let rules: String = services.iter().map(|service| service.rules(self)).collect();
-        let output = self.script_output(&["ipvsadm", &self.name, "-R"], &rules);
+        self.restore(&services.iter().map(|service| service.rules(self)).collect::<String>());
+    }
+
+    /// Runs `ipvsadm --restore` with these lines.
+    pub fn restore(&self, rules: &str) {
+        let output = self.script_output(&["ipvsadm", &self.name, "-R"], rules);
         assert!(output.status.success(), "ipvsadm -R: {}\n{rules}", text(&output));
     }
 
