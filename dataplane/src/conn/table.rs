@@ -43,8 +43,9 @@ const EXPIRE_BATCH: usize = 16;
 ///
 /// To look up a burst, go over all its packets in each of three steps, so that their cache misses overlap:
 /// [`hash`](Self::hash) and [`prefetch_bucket`](Self::prefetch_bucket); [`prefetch_entry`](Self::prefetch_entry);
-/// [`get_by`](Self::get_by), and [`find`](Self::find) if that fails. An id is good until its connection is removed or ends, and is then used again at once: do
-/// the third step right before the packet is processed, not for the whole burst ahead.
+/// [`get_by`](Self::get_by), and [`find`](Self::find) if that fails. An id is good until its connection is removed or
+/// ends, and is then used again at once: do the third step right before the packet is processed, not for the whole burst
+/// ahead.
 #[derive(Debug)]
 pub struct ConnTable<A> {
     hasher: TupleHasher,
