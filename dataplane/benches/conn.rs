@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use dataplane::ServerId;
-use dataplane::conn::{Conn, ConnId, ConnTable, TICKS_PER_SECOND, Tick, Timer, TupleHasher};
+use dataplane::conn::{Conn, ConnFlags, ConnId, ConnTable, TICKS_PER_SECOND, Tick, Timer, TupleHasher};
 use dataplane::fib::AdjacencyId;
 use dataplane::packet::BURST;
 use dataplane::snapshot::ForwardMode;
@@ -57,7 +57,7 @@ fn conn<A: Host>(n: u32) -> Conn<A> {
         protocol: Protocol::UDP,
         mode: ForwardMode::FullNat,
         state: State::Udp,
-        has_own_timeout: false,
+        flags: ConnFlags::empty(),
         server: ServerId(0),
         to_server: AdjacencyId::NONE,
         to_client: AdjacencyId::NONE,

@@ -5,6 +5,7 @@ use proto::checksum::Delta;
 use proto::{ethernet, udp};
 
 use crate::PortId;
+use crate::conn::ConnFlags;
 use crate::forward::{nat, tun};
 use crate::ip::Ip;
 use crate::packet::{PacketBuf, WorkerIo};
@@ -27,7 +28,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let ip = &met.ip;
         let (conn, side) = A::table(&mut self.tables).get_by(met.candidate, met.hash, &ip.tuple)?;
         let is_known = conn.epoch == snapshot.epoch() && conn.state.stays_with(ip.flags);
-        if !is_known || !ip.is_plain() || ip.ttl <= 1 {
+        if !is_known || conn.flags.contains(ConnFlags::LONG_WAY) || !ip.is_plain() || ip.ttl <= 1 {
             return None;
         }
         let adjacency = snapshot.fib.get(conn.way(side))?;

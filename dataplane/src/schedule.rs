@@ -8,7 +8,7 @@ use proto::{Protocol, Tuple};
 use sched::{Pool, Request};
 
 use crate::ServerId;
-use crate::conn::{Conn, ConnId, InsertError, TICKS_PER_SECOND, Tick};
+use crate::conn::{Conn, ConnFlags, ConnId, InsertError, TICKS_PER_SECOND, Tick};
 use crate::counters::ServerLoad;
 use crate::fib::{AdjacencyId, Fib};
 use crate::ip::Ip;
@@ -286,7 +286,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             protocol: tuple.protocol,
             mode: server.mode,
             state: initial_state(tuple.protocol, server.mode, job),
-            has_own_timeout: service.timeout.is_some(),
+            flags: if service.timeout.is_some() { ConnFlags::OWN_TIMEOUT } else { ConnFlags::empty() },
             server: server.id,
             to_server: AdjacencyId::NONE,
             to_client: AdjacencyId::NONE,

@@ -24,6 +24,17 @@ pub enum Side {
     Outbound,
 }
 
+bitflags::bitflags! {
+    /// What is special about a connection.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct ConnFlags: u8 {
+        /// The service has a timeout of its own for established connections.
+        const OWN_TIMEOUT = 1 << 0;
+        /// Its packets need more than what is done for nearly all: they never take the short way of established ones.
+        const LONG_WAY = 1 << 1;
+    }
+}
+
 /// A connection. Addresses of client, virtual service, director and real server ("destination").
 ///
 /// In FULLNAT mode the director's local address talks to the server, in TUN mode it is the source of the outer header. In NAT
@@ -56,8 +67,8 @@ pub struct Conn<A> {
     pub mode: ForwardMode,
     /// State of the protocol's machine.
     pub state: State,
-    /// The service has a timeout of its own for established connections.
-    pub has_own_timeout: bool,
+    /// What is special about the connection.
+    pub flags: ConnFlags,
     /// The real server.
     pub server: ServerId,
     /// Where packets to the server go, valid while the FIB is that of `epoch`.
@@ -133,7 +144,7 @@ impl<A: Address> Conn<A> {
     /// the director.
     pub fn timeout(&self, snapshot: &Snapshot) -> u32 {
         let of_service = || snapshot.services.find(self.protocol, self.vaddr, self.vport)?.timeout;
-        match self.has_own_timeout && matches!(self.state, State::Established | State::Udp) {
+        match self.flags.contains(ConnFlags::OWN_TIMEOUT) && matches!(self.state, State::Established | State::Udp) {
             true => of_service(),
             false => None,
         }

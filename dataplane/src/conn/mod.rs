@@ -14,7 +14,7 @@ pub mod wheel;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{Conn, ConnId, ConnRecord, Side};
+pub use entry::{Conn, ConnFlags, ConnId, ConnRecord, Side};
 pub use hash::TupleHasher;
 pub use table::{Candidate, ConnTable, InsertError};
 pub use wheel::{TICKS_PER_SECOND, Tick, Timer};

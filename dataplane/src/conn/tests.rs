@@ -35,7 +35,7 @@ fn conn<A: Address>(mode: ForwardMode, client: (u32, u16), server: u32, local: (
         protocol: Protocol::TCP,
         mode,
         state: State::SynRecv,
-        has_own_timeout: false,
+        flags: ConnFlags::empty(),
         server: ServerId(server),
         to_server: AdjacencyId::NONE,
         to_client: AdjacencyId::NONE,
