@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use proto::state::{Direction, State, tcp_next};
-use proto::{Protocol, Tuple};
+use proto::{Protocol, Tuple, quic, udp};
 use sched::{Pool, Request};
 
 use crate::ServerId;
@@ -12,7 +12,7 @@ use crate::conn::{Conn, ConnFlags, ConnId, InsertError, TICKS_PER_SECOND, Tick};
 use crate::counters::ServerLoad;
 use crate::fib::{AdjacencyId, Fib};
 use crate::ip::Ip;
-use crate::packet::WorkerIo;
+use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
 use crate::shared::{Limits, Shared};
 use crate::snapshot::{ForwardMode, Server, Service, Snapshot};
@@ -233,6 +233,8 @@ impl Pool for Servers<'_> {
 /// The packet that opens a connection, as schedulers see it.
 struct Opening<'a, A> {
     tuple: &'a Tuple<A>,
+    /// From the transport header on.
+    segment: &'a [u8],
     now: Tick,
 }
 
@@ -245,6 +247,12 @@ impl<A: Ip> Request for Opening<'_, A> {
     }
     fn destination(&self) -> IpAddr {
         self.tuple.dst.into()
+    }
+    fn quic_id(&self) -> Option<u64> {
+        match self.tuple.protocol {
+            Protocol::UDP => quic::connection_id(self.segment.get(udp::HEADER_LEN..)?),
+            _ => None,
+        }
     }
     fn now(&self) -> u32 {
         self.now.0 / TICKS_PER_SECOND
@@ -266,7 +274,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if snapshot.settings.draining {
             return Err(DropReason::Draining);
         }
-        let opening = Opening { tuple: &job.ip.tuple, now: self.now };
+        let segment = job.packet.data().get(usize::from(job.ip.l4)..).unwrap_or_default();
+        let opening = Opening { tuple: &job.ip.tuple, segment, now: self.now };
         let Some(server) = self.scheduling.pick(&self.shared, service, &opening) else {
             self.counters().service(service.id).no_server.add(1);
             return Err(DropReason::NoServer);

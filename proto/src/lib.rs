@@ -5,6 +5,7 @@
 //! * [`checksum`]: the Internet checksum, in full (RFC 1071) and incremental (RFC 1624).
 //! * [`parse`]: one pass over a received frame that yields what the packet path needs of it.
 //! * [`plain`]: the same for most frames, in less time.
+//! * [`quic`]: connection ids.
 //! * [`toeplitz`]: the hash by which NICs spread flows over receive queues.
 //! * [`state`]: TCP and UDP connection states, transitions and timeouts, as IPVS has them.
 //! * [`Address`], [`Tuple`]: the one definition of an address family and of a flow's five-tuple.
@@ -19,6 +20,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod parse;
 pub mod plain;
+pub mod quic;
 pub mod state;
 pub mod tcp;
 pub mod toeplitz;

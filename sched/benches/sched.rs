@@ -23,7 +23,7 @@ const KINDS: [(&str, Kind); 15] = [
     ("mh", Kind::Mh(PLAIN)),
     ("lblc", Kind::Lblc),
     ("lblcr", Kind::Lblcr),
-    ("conhash", Kind::Conhash),
+    ("conhash", Kind::Conhash(sched::Key::Source)),
 ];
 
 /// Servers with as many connections as they were given.
@@ -67,6 +67,9 @@ impl Request for Client {
     }
     fn destination(&self) -> IpAddr {
         [203, 0, 113, 1].into()
+    }
+    fn quic_id(&self) -> Option<u64> {
+        None
     }
     fn now(&self) -> u32 {
         1

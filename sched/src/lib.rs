@@ -61,6 +61,8 @@ pub trait Request {
     fn source_port(&self) -> u16;
     /// Where it goes.
     fn destination(&self) -> IpAddr;
+    /// The first 8 bytes of the destination connection id, if it is a QUIC packet.
+    fn quic_id(&self) -> Option<u64>;
     /// Seconds since some fixed moment; never less than before.
     fn now(&self) -> u32;
 }
@@ -96,8 +98,19 @@ pub enum Kind {
     Lblc,
     /// Locality-based least connection with replication: a set of servers for each destination.
     Lblcr,
-    /// Consistent hashing of the source.
-    Conhash,
+    /// Consistent hashing.
+    Conhash(Key),
+}
+
+/// What consistent hashing hashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The source address.
+    #[default]
+    Source,
+    /// QUIC's connection id, so that a client that moves to another address keeps its server; the source address where
+    /// there is no id.
+    QuicId,
 }
 
 /// Options of source and Maglev hashing.
@@ -140,7 +153,7 @@ enum Method {
     Mh(mh::Table, Hashing),
     Lblc(lblc::Table),
     Lblcr(lblcr::Table),
-    Conhash(conhash::Ring),
+    Conhash(conhash::Ring, Key),
 }
 
 impl Scheduler {
@@ -162,7 +175,7 @@ impl Scheduler {
             Kind::Mh(hashing) => Method::Mh(mh::table(servers), hashing),
             Kind::Lblc => Method::Lblc(lblc::Table::new()),
             Kind::Lblcr => Method::Lblcr(lblcr::Table::new()),
-            Kind::Conhash => Method::Conhash(conhash::ring(servers)),
+            Kind::Conhash(key) => Method::Conhash(conhash::ring(servers), key),
         })
     }
 
@@ -192,7 +205,7 @@ impl Scheduler {
             Method::Mh(_, hashing) => Kind::Mh(hashing),
             Method::Lblc(_) => Kind::Lblc,
             Method::Lblcr(_) => Kind::Lblcr,
-            Method::Conhash(_) => Kind::Conhash,
+            Method::Conhash(_, key) => Kind::Conhash(key),
         }
     }
 
@@ -226,7 +239,7 @@ impl Scheduler {
             Method::Mh(table, hashing) => mh::pick(table, *hashing, request, pool),
             Method::Lblc(table) => lblc::pick(table, request, pool),
             Method::Lblcr(table) => lblcr::pick(table, request, pool),
-            Method::Conhash(ring) => conhash::pick(ring, request.source(), pool),
+            Method::Conhash(ring, key) => conhash::pick(ring, *key, request, pool),
         }
     }
 
@@ -320,15 +333,22 @@ pub(crate) mod testing {
         source: [u8; 4],
         source_port: u16,
         destination: [u8; 4],
+        quic_id: Option<u64>,
         now: u32,
     }
 
     pub fn from(source: [u8; 4], source_port: u16) -> Packet {
-        Packet { source, source_port, destination: [203, 0, 113, 1], now: 1 }
+        Packet { source, source_port, destination: [203, 0, 113, 1], quic_id: None, now: 1 }
     }
 
     pub fn to(destination: [u8; 4], now: u32) -> Packet {
-        Packet { source: [198, 51, 100, 1], source_port: 1024, destination, now }
+        Packet { source: [198, 51, 100, 1], source_port: 1024, destination, quic_id: None, now }
+    }
+
+    impl Packet {
+        pub fn of_quic(self, id: u64) -> Self {
+            Self { quic_id: Some(id), ..self }
+        }
     }
 
     impl Request for Packet {
@@ -340,6 +360,9 @@ pub(crate) mod testing {
         }
         fn destination(&self) -> IpAddr {
             self.destination.into()
+        }
+        fn quic_id(&self) -> Option<u64> {
+            self.quic_id
         }
         fn now(&self) -> u32 {
             self.now
@@ -377,7 +400,7 @@ mod tests {
     use super::*;
 
     const WITH_ALL: Hashing = Hashing { port: true, fallback: true };
-    const ALL: [Kind; 17] = [
+    const ALL: [Kind; 18] = [
         Kind::Rr,
         Kind::Wrr,
         Kind::Lc,
@@ -394,7 +417,8 @@ mod tests {
         Kind::Mh(WITH_ALL),
         Kind::Lblc,
         Kind::Lblcr,
-        Kind::Conhash,
+        Kind::Conhash(Key::Source),
+        Kind::Conhash(Key::QuicId),
     ];
 
     #[test]

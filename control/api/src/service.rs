@@ -96,7 +96,7 @@ pub enum Scheduler {
     Mh,
     /// The less loaded of two drawn at random.
     Twos,
-    /// Consistent hashing of the source, as in DPVS.
+    /// Consistent hashing of the source address or the QUIC connection id, as in DPVS.
     Conhash,
 }
 
@@ -142,7 +142,7 @@ impl Scheduler {
     }
 }
 
-/// Options of scheduling methods, as `ipvsadm -b` names them.
+/// Options of scheduling methods, as `ipvsadm -b` names them, and one of DPVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SchedulerFlag {
@@ -154,6 +154,8 @@ pub enum SchedulerFlag {
     MhFallback,
     /// mh: as `sh-port`.
     MhPort,
+    /// conhash, of a UDP service: QUIC's connection id counts instead of the client's address, where there is one.
+    ConhashQid,
     /// Of no effect; not with sh and mh, which have other names for it.
     #[serde(rename = "flag-1")]
     Flag1,
@@ -167,11 +169,12 @@ pub enum SchedulerFlag {
 
 impl SchedulerFlag {
     /// All of them, in the order in which ipvsadm lists them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         SchedulerFlag::ShFallback,
         SchedulerFlag::ShPort,
         SchedulerFlag::MhFallback,
         SchedulerFlag::MhPort,
+        SchedulerFlag::ConhashQid,
         SchedulerFlag::Flag1,
         SchedulerFlag::Flag2,
         SchedulerFlag::Flag3,
@@ -184,6 +187,7 @@ impl SchedulerFlag {
             SchedulerFlag::ShPort => "sh-port",
             SchedulerFlag::MhFallback => "mh-fallback",
             SchedulerFlag::MhPort => "mh-port",
+            SchedulerFlag::ConhashQid => "conhash-qid",
             SchedulerFlag::Flag1 => "flag-1",
             SchedulerFlag::Flag2 => "flag-2",
             SchedulerFlag::Flag3 => "flag-3",
@@ -195,7 +199,10 @@ impl SchedulerFlag {
         match self {
             SchedulerFlag::ShFallback | SchedulerFlag::ShPort => scheduler == Scheduler::Sh,
             SchedulerFlag::MhFallback | SchedulerFlag::MhPort => scheduler == Scheduler::Mh,
-            _ => !matches!(scheduler, Scheduler::Sh | Scheduler::Mh),
+            SchedulerFlag::ConhashQid => scheduler == Scheduler::Conhash,
+            SchedulerFlag::Flag1 | SchedulerFlag::Flag2 | SchedulerFlag::Flag3 => {
+                !matches!(scheduler, Scheduler::Sh | Scheduler::Mh)
+            }
         }
     }
 

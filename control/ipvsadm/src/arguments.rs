@@ -322,7 +322,7 @@ fn local_ports(text: &str) -> Result<LocalPorts, Failure> {
 
 /// Reads scheduler flags. The three numbered ones have names of their own with some schedulers.
 fn parse_scheduler_flags(scheduler: &str, text: &str) -> Result<Vec<SchedulerFlag>, Failure> {
-    use SchedulerFlag::{Flag1, Flag2, Flag3, MhFallback, MhPort, ShFallback, ShPort};
+    use SchedulerFlag::{ConhashQid, Flag1, Flag2, Flag3, MhFallback, MhPort, ShFallback, ShPort};
     let mut flags = Vec::new();
     for name in text.split(',').filter(|name| !name.is_empty()) {
         let flag = SchedulerFlag::ALL.into_iter().find(|flag| flag.name() == name);
@@ -336,7 +336,7 @@ fn parse_scheduler_flags(scheduler: &str, text: &str) -> Result<Vec<SchedulerFla
             (Some(Flag3), "sh" | "mh") => continue,
             (Some(flag @ (ShFallback | ShPort)), "sh") => flag,
             (Some(flag @ (MhFallback | MhPort)), "mh") => flag,
-            (Some(flag @ (Flag1 | Flag2 | Flag3)), _) => flag,
+            (Some(flag @ ConhashQid), "conhash") | (Some(flag @ (Flag1 | Flag2 | Flag3)), _) => flag,
             _ => return Err(Failure::usage(format!("incompatible scheduler flag `{name}'"))),
         };
         if !flags.contains(&flag) {

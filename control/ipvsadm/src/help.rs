@@ -56,7 +56,8 @@ stand in brackets. Long options:
   -n --numeric         -c --connection     -z --laddr           -G --get-laddr
   -X --exact           -F --ifname
 Schedulers: rr, wrr, lc, wlc (the default), sed, nq, fo, ovf, lblc, lblcr, dh, sh, mh, twos and
-conhash. Their flags (-b or --sched-flags): sh-port, sh-fallback, mh-port, mh-fallback.
+conhash. Their flags (-b or --sched-flags): sh-port, sh-fallback, mh-port, mh-fallback,
+conhash-qid.
 Not in dpvsd yet, and refused: -p -M --pe -o -f -6 -j --sctp-service --start-daemon --stop-daemon,
 --tun-type gue and gre.
 

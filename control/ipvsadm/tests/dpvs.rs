@@ -144,6 +144,17 @@ fn what_dpvsd_has_not_got_is_refused_by_name() {
 }
 
 #[test]
+fn consistent_hashing_has_a_flag() {
+    let shell = Shell::new();
+    shell.ok("-A -u 192.0.2.1:443 -s conhash -b conhash-qid");
+    assert_eq!(shell.ok("-S -n"), "-A -u 192.0.2.1:443 -s conhash -b conhash-qid\n");
+    assert_eq!(shell.ok("-Ln -u 192.0.2.1:443").lines().last(), Some("UDP  192.0.2.1:443 conhash (conhash-qid)"));
+    let refused = ("incompatible scheduler flag `conhash-qid'\n".to_owned(), 2);
+    let (output, status) = shell.run("-A -u 192.0.2.2:443 -s rr -b conhash-qid");
+    assert_eq!((output.lines().next().map(|line| format!("{line}\n")).unwrap_or_default(), status), refused);
+}
+
+#[test]
 fn an_edit_keeps_what_it_does_not_name() {
     let shell = Shell::new();
     shell.ok("-A -t 192.0.2.1:80 -s rr --conn-timeout 60 --local-ports 2000-2999");

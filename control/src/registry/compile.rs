@@ -84,7 +84,10 @@ fn scheduler(settings: &ServiceSettings) -> sched::Kind {
             sched::Kind::Mh(sched::Hashing { port, fallback })
         }
         Scheduler::Twos => sched::Kind::Twos,
-        Scheduler::Conhash => sched::Kind::Conhash,
+        Scheduler::Conhash => sched::Kind::Conhash(match has(SchedulerFlag::ConhashQid) {
+            true => sched::Key::QuicId,
+            false => sched::Key::Source,
+        }),
     }
 }
 

@@ -242,6 +242,7 @@ fn flags_go_with_their_scheduler() {
         (Scheduler::Mh, SchedulerFlag::ShPort),
         (Scheduler::Wlc, SchedulerFlag::MhFallback),
         (Scheduler::Sh, SchedulerFlag::Flag1),
+        (Scheduler::Sh, SchedulerFlag::ConhashQid),
     ] {
         let error = with(scheduler, flag).unwrap_err();
         assert_eq!(error.path.as_deref(), Some("[0].service.scheduler_flags[0]"));
@@ -249,6 +250,8 @@ fn flags_go_with_their_scheduler() {
             format!("scheduler {} of service tcp/{VIP} has no flag {}; it takes ", scheduler.name(), flag.name());
         assert!(error.message.starts_with(&message), "{error}");
     }
+    let error = with(Scheduler::Conhash, SchedulerFlag::ConhashQid).unwrap_err();
+    assert_eq!(error.message, format!("service tcp/{VIP} cannot hash QUIC connection ids: QUIC needs a UDP service"));
 }
 
 #[test]

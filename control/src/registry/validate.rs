@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
-    ApiError, ErrorKind, ForwardMode, LocalPorts, SchedulerFlag, Server, Service, ServiceId, ServiceSettings, Timeouts,
+    ApiError, ErrorKind, ForwardMode, LocalPorts, Protocol, SchedulerFlag, Server, Service, ServiceId, ServiceSettings,
+    Timeouts,
 };
 
 /// Longest timeout in seconds: 31 days, as in ipvsadm.
@@ -106,6 +107,10 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
             let fitting: Vec<_> = SchedulerFlag::ALL.into_iter().filter(|flag| flag.goes_with(scheduler)).collect();
             let (flag, name, fitting) = (flag.name(), scheduler.name(), SchedulerFlag::list(&fitting));
             let message = format!("scheduler {name} of service {id} has no flag {flag}; it takes {fitting}");
+            return Err(Problem::invalid(format!("scheduler_flags[{index}]"), message));
+        }
+        if *flag == SchedulerFlag::ConhashQid && id.protocol != Protocol::Udp {
+            let message = format!("service {id} cannot hash QUIC connection ids: QUIC needs a UDP service");
             return Err(Problem::invalid(format!("scheduler_flags[{index}]"), message));
         }
     }

@@ -10,7 +10,7 @@ use dataplane::{ServerId, ServiceId};
 use proto::state::State;
 use proto::tcp::Flags;
 use proto::{Family, Protocol};
-use sched::Kind;
+use sched::{Key, Kind};
 
 use crate::support::packet::{opening, tcp, udp};
 use crate::support::*;
@@ -68,6 +68,30 @@ fn connections_spread_by_scheduler_and_weight() {
                 director.settle();
             }
         }
+    }
+}
+
+#[test]
+fn a_quic_connection_keeps_its_server_when_the_client_moves() {
+    for family in FAMILIES {
+        let balanced = service(1, family, Protocol::UDP, DirectRouting, &[1, 2, 3]);
+        let mut director = Director::new(Setup::workers(2), vec![balanced]).with_scheduler(Kind::Conhash(Key::QuicId));
+        let mut servers = HashSet::new();
+        for id in 0..20 {
+            // An Initial packet with an id of 8 bytes, then a short header from other ports, as after a rebinding.
+            let initial = [&[0xc0, 0, 0, 0, 1, 8][..], &[id; 8], &[0; 30]].concat();
+            let short = [&[0x40][..], &[id; 8], &[0; 30]].concat();
+            let server_of = |director: &mut Director, cport, payload: Vec<u8>| {
+                let packet = udp(client(family, cport), virt(family, 1)).with_payload(payload);
+                director.forward(usize::from(id) % 2, CLIENTS, &packet).1.dst_mac
+            };
+            let server = server_of(&mut director, 1000 + u16::from(id), initial);
+            for cport in 2000..2004 {
+                assert_eq!(server_of(&mut director, cport + u16::from(id) * 4, short.clone()), server);
+            }
+            servers.insert(server);
+        }
+        assert_eq!(servers.len(), 3, "ids are spread");
     }
 }
 
