@@ -62,6 +62,7 @@ fn services<A: Host>(c: &mut Criterion) {
                 local_addresses: Vec::new(),
                 local_ports: (1024, 65535),
                 timeout: None,
+                one_packet: false,
             })
         };
         let table = ServiceTable::new((0..services).map(service));

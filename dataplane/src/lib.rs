@@ -16,6 +16,7 @@ mod icmp;
 pub mod io;
 pub mod ip;
 mod limit;
+mod one_packet;
 mod output;
 pub mod packet;
 pub mod pipeline;

@@ -255,8 +255,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if job.ip.ttl <= 1 {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
         }
-        match self.schedule(snapshot, service, job) {
-            Ok(id) => self.forward_inbound(snapshot, job, id),
+        let forwarded = match service.one_packet && protocol == Protocol::UDP {
+            true => self.forward_one_packet(snapshot, service, job),
+            false => self.schedule(snapshot, service, job).map(|id| self.forward_inbound(snapshot, job, id)),
+        };
+        match forwarded {
+            Ok(verdict) => verdict,
             Err(DropReason::NoServer) => self.reject(snapshot, job, IcmpError::PortUnreachable, DropReason::NoServer),
             Err(reason) => Verdict::Drop(reason),
         }
@@ -284,35 +288,21 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
     /// Sends a client's packet to the connection's server.
     fn forward_inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
-        let table = A::table(&mut self.tables);
-        let way = way_to_server(table.get_mut(id), snapshot, job.hash);
-        let overhead = match table.get(id).mode {
-            ForwardMode::Tunnel => A::HEADER_LEN as u16,
-            _ => 0,
-        };
-        if let Err((error, reason)) = fit(job, &snapshot.fib, way, overhead) {
+        let conn = A::table(&mut self.tables).get_mut(id);
+        let mode = conn.mode;
+        let way = way_to_server(conn, snapshot, job.hash);
+        if let Err((error, reason)) = fit(job, &snapshot.fib, way, overhead::<A>(mode)) {
             return self.reject(snapshot, job, error, reason);
         }
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
 
         self.track(snapshot, job, id, Side::Inbound);
 
-        let conn = A::table(&mut self.tables).get(id);
-        let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
-        match conn.mode {
-            ForwardMode::Nat | ForwardMode::FullNat => {
-                nat::forward(job.packet.data_mut(), l3, l4, &conn.translated(Side::Inbound));
-            }
-            ForwardMode::DirectRouting => A::decrement_ttl(&mut job.packet.data_mut()[l3..], Delta::ZERO),
-            ForwardMode::Tunnel => {
-                let (source, daddr) = (conn.laddr, conn.daddr);
-                let ip_id = self.next_ip_id() as u16;
-                if !tun::encapsulate(&mut job.packet, job.ip.len, source, daddr, ip_id) {
-                    return Verdict::Drop(DropReason::NoBuffer);
-                }
-            }
+        let ip_id = self.next_ip_id() as u16;
+        match readdress_inbound(job, A::table(&mut self.tables).get(id), ip_id) {
+            Ok(()) => send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for),
+            Err(reason) => Verdict::Drop(reason),
         }
-        send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
     }
 
     /// Sends a server's packet to the connection's client.
@@ -472,6 +462,35 @@ fn resolves_addresses(frame: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// Bytes that forwarding adds to a client's packet.
+pub(crate) fn overhead<A: Ip>(mode: ForwardMode) -> u16 {
+    match mode {
+        ForwardMode::Tunnel => A::HEADER_LEN as u16,
+        _ => 0,
+    }
+}
+
+/// Makes a client's packet one for the connection's server; `ip_id` is for a tunnel's header.
+pub(crate) fn readdress_inbound<P: PacketBuf, A: Ip>(
+    job: &mut Job<P, A>,
+    conn: &Conn<A>,
+    ip_id: u16,
+) -> Result<(), DropReason> {
+    let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
+    match conn.mode {
+        ForwardMode::Nat | ForwardMode::FullNat => {
+            nat::forward(job.packet.data_mut(), l3, l4, &conn.translated(Side::Inbound));
+        }
+        ForwardMode::DirectRouting => A::decrement_ttl(&mut job.packet.data_mut()[l3..], Delta::ZERO),
+        ForwardMode::Tunnel => {
+            if !tun::encapsulate(&mut job.packet, job.ip.len, conn.laddr, conn.daddr, ip_id) {
+                return Err(DropReason::NoBuffer);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes an ended connection out of its server's counters.

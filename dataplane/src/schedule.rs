@@ -264,13 +264,13 @@ fn total(shared: &Shared, id: ServerId, value: impl Fn(&ServerLoad) -> u64) -> u
 }
 
 impl<Io: WorkerIo> Pipeline<Io> {
-    /// Opens a connection for the packet, whose destination is `service`.
-    pub(crate) fn schedule<A: Ip>(
+    /// Chooses a server for the packet, whose destination is `service`: the connection that would be opened.
+    pub(crate) fn assign<A: Ip>(
         &mut self,
         snapshot: &Snapshot,
         service: &Arc<Service>,
         job: &Job<Io::Packet, A>,
-    ) -> Result<ConnId, DropReason> {
+    ) -> Result<Conn<A>, DropReason> {
         if snapshot.settings.draining {
             return Err(DropReason::Draining);
         }
@@ -305,20 +305,32 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if server.mode != ForwardMode::Tunnel {
             conn.to_server = self.scheduling.way_to(server, &snapshot.fib);
         }
+        Ok(conn)
+    }
+
+    /// Opens a connection for the packet, whose destination is `service`.
+    pub(crate) fn schedule<A: Ip>(
+        &mut self,
+        snapshot: &Snapshot,
+        service: &Arc<Service>,
+        job: &Job<Io::Packet, A>,
+    ) -> Result<ConnId, DropReason> {
+        let conn = self.assign(snapshot, service, job)?;
+        let server = conn.server;
         let timeout = conn.timeout(snapshot);
         let is_active = conn.state.is_active();
-        let id = match server.mode {
+        let id = match conn.mode {
             ForwardMode::FullNat => self.insert_with_local_endpoint(service, conn, timeout)?,
             _ => A::table(&mut self.tables).insert(conn, timeout, self.now).map_err(|error| match error {
                 InsertError::Full => DropReason::TableFull,
                 InsertError::Exists => DropReason::TupleConflict,
             })?,
         };
-        let counters = self.counters();
-        counters.load(server.id).total.add(1);
+        let load = self.counters().load(server);
+        load.total.add(1);
         match is_active {
-            true => counters.load(server.id).active.add(1),
-            false => counters.load(server.id).inactive.add(1),
+            true => load.active.add(1),
+            false => load.inactive.add(1),
         }
         Ok(id)
     }

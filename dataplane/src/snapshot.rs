@@ -105,6 +105,8 @@ pub struct Service {
     pub local_ports: (u16, u16),
     /// Timeout of established connections in seconds, when the service overrides the director's.
     pub timeout: Option<u32>,
+    /// Every UDP datagram is scheduled by itself and no connection stays; no server is in FULLNAT mode, then.
+    pub one_packet: bool,
 }
 
 /// A real server of one service.

@@ -158,6 +158,7 @@ mod tests {
             local_addresses: Vec::new(),
             local_ports: (1024, 65535),
             timeout: None,
+            one_packet: false,
         })
     }
 

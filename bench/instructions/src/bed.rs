@@ -188,6 +188,7 @@ fn service(config: &Config) -> Service {
         local_addresses: locals.map(|n| host(config.is_v6, Net::Local, n)).collect(),
         local_ports: (1024, 65535),
         timeout: None,
+        one_packet: false,
     }
 }
 

@@ -333,6 +333,7 @@ fn services<A: Family>(flows: &Flows) -> Vec<Arc<Service>> {
             local_addresses: (0..flows.locals).map(|n| A::host(Net::Local, 1 + n).into()).collect(),
             local_ports: LOCAL_PORTS,
             timeout: None,
+            one_packet: false,
         })
     };
     (0..flows.services).map(service).collect()

@@ -280,6 +280,9 @@ pub struct ServiceSettings {
     /// Timeout of established connections (UDP: of idle ones) in seconds, 1 to 31 days; absent: the director's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
+    /// Every UDP datagram is scheduled by itself, and no connection stays (`ipvsadm -o`). Not with FULLNAT servers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_packet: bool,
     /// Ports used on each local address.
     #[serde(default)]
     pub local_ports: LocalPorts,
@@ -302,6 +305,9 @@ pub struct Service {
     /// Timeout of established connections, see [`ServiceSettings::timeout`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
+    /// Every UDP datagram is scheduled by itself, see [`ServiceSettings::one_packet`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_packet: bool,
     /// Ports used on each local address.
     #[serde(default)]
     pub local_ports: LocalPorts,
@@ -325,6 +331,7 @@ impl Service {
             scheduler: self.scheduler,
             scheduler_flags: self.scheduler_flags.clone(),
             timeout: self.timeout,
+            one_packet: self.one_packet,
             local_ports: self.local_ports,
         }
     }

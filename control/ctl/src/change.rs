@@ -26,6 +26,7 @@ pub(crate) fn add_service(
             scheduler: settings.scheduler.unwrap_or_default(),
             scheduler_flags: settings.scheduler_flags.clone().map(|flags| flags.0).unwrap_or_default(),
             timeout: settings.timeout,
+            one_packet: settings.one_packet.unwrap_or_default(),
             local_ports: settings.local_ports.unwrap_or_default(),
             local_addresses: local_addresses.to_vec(),
             servers: servers.iter().map(server).collect(),
@@ -46,6 +47,7 @@ pub(crate) fn edit_service(old: &Service, settings: &Settings, no_timeout: bool)
             scheduler,
             scheduler_flags: settings.scheduler_flags.clone().map_or(old_flags, |flags| flags.0),
             timeout: settings.timeout.or(old_timeout),
+            one_packet: settings.one_packet.unwrap_or(old.one_packet),
             local_ports: settings.local_ports.unwrap_or(old.local_ports),
         },
     }
@@ -96,7 +98,8 @@ mod tests {
     use crate::cli::SchedulerFlags;
     use crate::show::tests::service_status;
 
-    const NOTHING: Settings = Settings { scheduler: None, scheduler_flags: None, timeout: None, local_ports: None };
+    const NOTHING: Settings =
+        Settings { scheduler: None, scheduler_flags: None, timeout: None, one_packet: None, local_ports: None };
     const NO_LOAD: Load = Load { weight: None, upper_threshold: None, lower_threshold: None };
 
     fn settings_after(settings: &Settings, no_timeout: bool) -> ServiceSettings {
@@ -114,12 +117,15 @@ mod tests {
             scheduler: Scheduler::Wrr,
             scheduler_flags: Vec::new(),
             timeout: Some(60),
+            one_packet: false,
             local_ports: ports,
         };
         assert_eq!(settings_after(&NOTHING, false), old);
         assert_eq!(settings_after(&NOTHING, true), ServiceSettings { timeout: None, ..old.clone() });
         let rr = Settings { scheduler: Some(Scheduler::Rr), ..NOTHING };
         assert_eq!(settings_after(&rr, false), ServiceSettings { scheduler: Scheduler::Rr, ..old.clone() });
+        let ops = Settings { one_packet: Some(true), ..NOTHING };
+        assert_eq!(settings_after(&ops, false), ServiceSettings { one_packet: true, ..old.clone() });
         let longer = Settings { timeout: Some(99), ..NOTHING };
         assert_eq!(settings_after(&longer, false), ServiceSettings { timeout: Some(99), ..old });
     }

@@ -155,6 +155,9 @@ pub struct Settings {
     /// Timeout of established connections, in seconds [default of a new service: the director's]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u32>,
+    /// Schedule every UDP datagram by itself, and keep no connection [default of a new service: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub one_packet: Option<bool>,
     /// Ports used on each local address [default of a new service: 1025-65535]
     #[arg(long, value_name = "FIRST-LAST", value_parser = local_ports)]
     pub local_ports: Option<LocalPorts>,

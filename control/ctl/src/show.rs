@@ -101,6 +101,9 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
         ("Without server", format!("{} connections", status.no_server)),
         ("Without local port", format!("{} connections", status.local_port_exhausted)),
     ]);
+    if service.one_packet {
+        text += "One packet          every datagram is scheduled by itself\n";
+    }
     let mut table = Table::new([
         Text("SERVER"),
         Text("MODE"),

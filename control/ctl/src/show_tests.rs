@@ -24,6 +24,7 @@ pub(crate) fn service_status() -> ServiceStatus {
             scheduler: Scheduler::Wrr,
             scheduler_flags: Vec::new(),
             timeout: Some(60),
+            one_packet: false,
             local_ports: LocalPorts { first: 2000, last: 2999 },
             local_addresses: vec!["10.0.0.200".parse().unwrap()],
             servers: Vec::new(),

@@ -31,6 +31,7 @@ pub(crate) enum Change {
         scheduler: Scheduler,
         scheduler_flags: Vec<SchedulerFlag>,
         timeout: Option<u32>,
+        one_packet: bool,
         local_ports: Option<LocalPorts>,
     },
 }
@@ -135,7 +136,6 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
     for (option, what) in [
         (Opt::Persistent, "persistent services (-p)"),
         (Opt::Netmask, "persistence netmasks (-M)"),
-        (Opt::OnePacket, "one-packet scheduling (-o)"),
         (Opt::PersistenceEngine, "persistence engines (--pe)"),
         (Opt::SynProxy, "the SYN proxy (-j)"),
     ] {
@@ -152,8 +152,9 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
     };
     let scheduler_flags = arguments.scheduler_flags.clone();
     let (timeout, local_ports) = (arguments.conn_timeout, arguments.local_ports);
+    let one_packet = options.has(Opt::OnePacket);
     if arguments.command == Command::EditService {
-        return Ok(Change::EditService { id, scheduler, scheduler_flags, timeout, local_ports });
+        return Ok(Change::EditService { id, scheduler, scheduler_flags, timeout, one_packet, local_ports });
     }
     Ok(Change::Operation(Operation::AddService {
         service: Service {
@@ -162,6 +163,7 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
             scheduler,
             scheduler_flags,
             timeout,
+            one_packet,
             local_ports: local_ports.unwrap_or_default(),
             local_addresses: Vec::new(),
             servers: Vec::new(),

@@ -83,7 +83,8 @@ fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, 
                 flags if flags.is_empty() => flags,
                 flags => format!(" ({flags})"),
             };
-            writeln!(output, "{name} {}{flags}{timeout}", service.scheduler.name())?;
+            let ops = if service.one_packet { " ops" } else { "" };
+            writeln!(output, "{name} {}{flags}{ops}{timeout}", service.scheduler.name())?;
         }
     }
     let mut servers = status.server_status;

@@ -25,6 +25,9 @@ pub(crate) fn save(
         };
         let id = format!("{option} {}", endpoint(service.address, protocol, numeric, names));
         write!(output, "-A {id} -s {}", service.scheduler.name())?;
+        if service.one_packet {
+            write!(output, " -o")?;
+        }
         if !service.scheduler_flags.is_empty() {
             write!(output, " -b {}", SchedulerFlag::list(&service.scheduler_flags))?;
         }

@@ -128,6 +128,11 @@ fn schedulers() {
 }
 
 #[test]
+fn one_packet() {
+    replay(include_str!("sessions/one_packet.txt"), nothing_else);
+}
+
+#[test]
 fn tunnel() {
     replay(include_str!("sessions/tunnel.txt"), nothing_else);
 }

@@ -54,6 +54,7 @@ fn add(last: u8, servers: &[&str]) -> Operation {
             scheduler: Scheduler::Rr,
             scheduler_flags: Vec::new(),
             timeout: None,
+            one_packet: false,
             local_ports: LocalPorts::default(),
             local_addresses: Vec::new(),
             servers: servers.iter().map(server).collect(),

@@ -38,6 +38,7 @@ pub(super) fn service(
         local_addresses: local_addresses.to_vec(),
         local_ports: (settings.local_ports.first, settings.local_ports.last),
         timeout: settings.timeout,
+        one_packet: settings.one_packet,
     }
 }
 

@@ -106,6 +106,9 @@ impl<'a> Drafter<'a> {
             Operation::EditService { protocol, address, settings } => {
                 let (id, service) = self.existing(*protocol, *address)?;
                 validate::settings(id, settings).map_err(|p| p.within("settings"))?;
+                for server in &service.servers {
+                    validate::one_packet(id, settings, &server.server).map_err(|p| p.at("settings.one_packet"))?;
+                }
                 service.settings = settings.clone();
                 Ok(())
             }
@@ -122,6 +125,7 @@ impl<'a> Drafter<'a> {
             Operation::AddServer { protocol, address, server } => {
                 let (id, service) = self.existing(*protocol, *address)?;
                 validate::server(id, server).map_err(|p| p.within("server"))?;
+                validate::one_packet(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 if service.servers.iter().any(|s| s.server.address == server.address) {
                     let message = format!("server {} exists already in service {id}; edit it instead", server.address);
                     return Err(Problem::new(ErrorKind::Exists, "server.address", message));
@@ -133,6 +137,7 @@ impl<'a> Drafter<'a> {
                 let (id, service) = self.existing(*protocol, *address)?;
                 let position = find(id, service, server.address).map_err(|p| p.within("server.address"))?;
                 validate::server(id, server).map_err(|p| p.within("server"))?;
+                validate::one_packet(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 let draft = &mut service.servers[position];
                 draft.server = server.clone();
                 if server.weight > 0 {

@@ -114,13 +114,14 @@ impl Entry {
 
     /// Its configuration without servers.
     pub fn without_servers(&self, id: ServiceId) -> Service {
-        let ServiceSettings { scheduler, scheduler_flags, timeout, local_ports } = self.settings.clone();
+        let ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports } = self.settings.clone();
         Service {
             protocol: id.protocol,
             address: id.address,
             scheduler,
             scheduler_flags,
             timeout,
+            one_packet,
             local_ports,
             local_addresses: self.local_addresses.clone(),
             servers: Vec::new(),

@@ -33,6 +33,7 @@ fn service(address: &str, servers: &[&str]) -> Service {
         scheduler: Scheduler::Rr,
         scheduler_flags: Vec::new(),
         timeout: None,
+        one_packet: false,
         local_ports: LocalPorts::default(),
         local_addresses: Vec::new(),
         servers: servers.iter().map(|s| server(s)).collect(),
@@ -93,6 +94,33 @@ fn compiled(registry: &Registry, service: &str) -> Arc<snapshot::Service> {
     Arc::clone(found.unwrap())
 }
 
+#[test]
+fn one_packet_and_fullnat_exclude_each_other() {
+    let whole = Service { protocol: Protocol::Udp, one_packet: true, ..service(VIP, &["10.0.0.1:80"]) };
+    let mut registry = registry(&[Operation::AddService { service: whole.clone() }]);
+    let id = whole.id();
+    let compiled = |registry: &Registry| Arc::clone(&registry.services[&id].compiled);
+    assert!(compiled(&registry).one_packet);
+    let fullnat = Server { mode: ForwardMode::Fullnat, ..server("10.0.0.1:80") };
+    let (protocol, address) = (id.protocol, id.address);
+    let edit = Operation::EditServer { protocol, address, server: fullnat.clone() };
+    let error = registry.apply(std::slice::from_ref(&edit), &idle).unwrap_err();
+    assert_eq!(error.path.as_deref(), Some("[0].server.mode"));
+    let add = Operation::AddServer { protocol, address, server: Server { address: addr("10.0.0.2:80"), ..fullnat } };
+    assert_eq!(registry.apply(&[add], &idle).unwrap_err().path.as_deref(), Some("[0].server.mode"));
+
+    let with = |one_packet| Operation::EditService {
+        protocol,
+        address,
+        settings: ServiceSettings { one_packet, ..whole.settings() },
+    };
+    registry.apply(&[with(false), edit], &idle).unwrap();
+    assert!(!compiled(&registry).one_packet);
+    let error = registry.apply(&[with(true)], &idle).unwrap_err();
+    assert_eq!(error.path.as_deref(), Some("[0].settings.one_packet"));
+    assert!(error.message.contains("server 10.0.0.1:80"), "{}", error.message);
+}
+
 /// What each operation fails with, on a registry with one service, one server and one local address.
 #[test]
 fn refusals() {
@@ -126,6 +154,16 @@ fn refusals() {
         (add("192.0.2.2:0", &[]), Invalid, "service.address", "needs persistence and is not supported yet"),
         (with(&|s| s.timeout = Some(0)), Invalid, "service.timeout", "0 seconds is out of range; give 1 to 2678400"),
         (with(&|s| s.timeout = Some(2_678_401)), Invalid, "service.timeout", "(31 days)"),
+        (with(&|s| s.one_packet = true), Invalid, "service.one_packet", "only UDP can"),
+        (
+            with(&|s| {
+                (s.protocol, s.one_packet) = (Protocol::Udp, true);
+                s.servers[1].mode = ForwardMode::Fullnat;
+            }),
+            Invalid,
+            "service.servers[1].mode",
+            "server 10.0.0.2:80 cannot have mode fullnat in service udp/192.0.2.2:80",
+        ),
         (with(&|s| s.local_ports.first = 0), Invalid, "service.local_ports", "need 1 <= first <= last"),
         (with(&|s| s.local_ports.last = 9), Invalid, "service.local_ports", "local ports 1025 to 9"),
         (with(&|s| s.servers[1].weight = 65536), Invalid, "service.servers[1].weight", "give 0 to 65535"),

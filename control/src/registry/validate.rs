@@ -68,6 +68,7 @@ pub(super) fn service(service: &Service) -> Check {
     for (index, member) in service.servers.iter().enumerate() {
         let here = || format!("servers[{index}]");
         server(id, member).map_err(|p| p.within(here()))?;
+        one_packet(id, &service.settings(), member).map_err(|p| p.within(here()))?;
     }
     // A service can have thousands of servers: sort instead of comparing each with each.
     let mut order: Vec<usize> = (0..service.servers.len()).collect();
@@ -100,7 +101,7 @@ fn service_id(id: ServiceId) -> Check {
 
 /// New settings of a service.
 pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
-    let ServiceSettings { scheduler, ref scheduler_flags, timeout: of_service, local_ports } = *settings;
+    let ServiceSettings { scheduler, ref scheduler_flags, timeout: of_service, one_packet, local_ports } = *settings;
     let LocalPorts { first, last } = local_ports;
     for (index, flag) in scheduler_flags.iter().enumerate() {
         if !flag.goes_with(scheduler) {
@@ -117,9 +118,26 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
     if let Some(seconds) = of_service {
         timeout(seconds).map_err(|message| Problem::invalid("timeout", format!("service {id}: {message}")))?;
     }
+    if one_packet && id.protocol != Protocol::Udp {
+        let message = format!("service {id} cannot be scheduled packet by packet: only UDP can; leave out one_packet");
+        return Err(Problem::invalid("one_packet", message));
+    }
     if first == 0 || first > last {
         let message = format!("local ports {first} to {last} of service {id} are no range; need 1 <= first <= last");
         return Err(Problem::invalid("local_ports", message));
+    }
+    Ok(())
+}
+
+/// Whether a server can be one of a service with these settings.
+pub(super) fn one_packet(id: ServiceId, settings: &ServiceSettings, server: &Server) -> Check {
+    if settings.one_packet && server.mode == ForwardMode::Fullnat {
+        let message = format!(
+            "server {} cannot have mode fullnat in service {id}, which schedules every packet by itself (one_packet): no \
+             connection stays to translate replies; use mode nat, dr or tun, or leave out one_packet",
+            server.address
+        );
+        return Err(Problem::invalid("mode", message));
     }
     Ok(())
 }

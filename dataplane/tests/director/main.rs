@@ -9,6 +9,7 @@ mod forward;
 mod fullnat;
 mod icmp;
 mod neighbours;
+mod one_packet;
 mod robustness;
 mod scheduling;
 mod steering;

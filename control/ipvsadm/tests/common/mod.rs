@@ -110,9 +110,9 @@ impl Table {
                 self.services.push(service);
             }
             Operation::EditService { protocol, address, settings } => {
-                let ServiceSettings { scheduler, scheduler_flags, timeout, local_ports } = settings;
+                let ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports } = settings;
                 let service = self.find(protocol, address)?;
-                *service = Service { scheduler, scheduler_flags, timeout, local_ports, ..service.clone() };
+                *service = Service { scheduler, scheduler_flags, timeout, one_packet, local_ports, ..service.clone() };
             }
             Operation::DeleteService { protocol, address } => {
                 self.find(protocol, address)?;
@@ -236,6 +236,7 @@ pub fn service(id: &str) -> Service {
         scheduler: Default::default(),
         scheduler_flags: Vec::new(),
         timeout: None,
+        one_packet: false,
         local_ports: LocalPorts::default(),
         local_addresses: Vec::new(),
         servers: Vec::new(),

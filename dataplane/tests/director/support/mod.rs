@@ -168,6 +168,7 @@ pub fn service(id: u8, family: Family, protocol: Protocol, mode: ForwardMode, se
         local_addresses: if mode == ForwardMode::FullNat { vec![local(family, 1)] } else { Vec::new() },
         local_ports: (1024, 65535),
         timeout: None,
+        one_packet: false,
     }
 }
 
