@@ -4,7 +4,7 @@
 #   deploy/test.sh                  format, lints, instruction counts, and all tests
 #   deploy/test.sh unit             tests that need neither root nor network namespaces
 #   deploy/test.sh e2e [FILTER]     end-to-end tests in network namespaces; FILTER is part of their names
-#   deploy/test.sh parity           those that run against Linux IPVS, the reference
+#   deploy/test.sh parity           the differential suite alone: every case on Linux IPVS and on dpvsd (tests/ipvs/README.md)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ case $what in
     all) filter='all()' ;;
     unit) filter="not ($end_to_end)" ;;
     e2e) packages=(-p dpvs-e2e) filter="$end_to_end${2:+ & test(/$2/)}" ;;
-    parity) packages=(-p dpvs-e2e) filter="$end_to_end & test(/linux|Ipvs/)" ;;
+    parity) packages=(-p dpvs-e2e) filter='binary(ipvs)' ;;
     *)
         sed -n '2,/^set -/s/^# \{0,1\}//p' "$0" >&2
         exit 2
@@ -44,7 +44,7 @@ remains() {
     for exe in /proc/[0-9]*/exe; do
         path=$(readlink "$exe" 2>/dev/null) || continue
         case $path in
-            */dpvsd | */lab-decap | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3)
+            */dpvsd | */lab-decap | */lab-probe | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3)
                 exe=${exe#/proc/}
                 in_use "$(ip netns identify "${exe%/exe}" 2>/dev/null)" || echo "process ${exe%/exe}: $path"
                 ;;
@@ -79,9 +79,21 @@ if [ "$what" != unit ]; then
     done
 fi
 
+# What the differential suite has found, a line for each case.
+parity() {
+    [ "$what" != parity ] || cat "$DPVS_PARITY_REPORTS"/*
+    step "differences from Linux IPVS"
+    sed -n 's/^differs  //p' "$DPVS_PARITY_REPORTS"/*
+    sed -n '/^DIFFERS/p; /though a reason/p' "$DPVS_PARITY_REPORTS"/*
+    awk '/^agrees/ { agree++ } /^(agrees|differs|DIFFERS)/ { total++ }
+        END { printf "\nipvs parity: %d of %d cases agree\n", agree, total }' "$DPVS_PARITY_REPORTS"/*
+}
+
 before=$(mktemp)
 after=$(mktemp)
-trap 'rm -f "$before" "$after"' EXIT
+DPVS_PARITY_REPORTS=$(mktemp -d)
+export DPVS_PARITY_REPORTS
+trap 'rm -rf "$before" "$after" "$DPVS_PARITY_REPORTS"' EXIT
 [ "$what" = unit ] || remains | sort >"$before"
 step "tests"
 status=0
@@ -93,4 +105,5 @@ if [ "$what" != unit ]; then
         status=1
     fi
 fi
+if [ -n "$(ls "$DPVS_PARITY_REPORTS")" ]; then parity; fi
 exit "$status"

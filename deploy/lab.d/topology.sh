@@ -108,6 +108,16 @@ plug() {
     ip -n "$prefix-sw" link set "$1" up master "lan$2"
 }
 
+# A station of the tests' own on each network: `lab-probe` has the other ends of the TAP devices.
+probe() {
+    local n
+    for ((n = 0; n <= server_lan; n++)); do
+        ip -n "$prefix-sw" tuntap add dev "probe$n" mode tap
+        ip -n "$prefix-sw" link set "probe$n" txqueuelen 4096
+        plug "probe$n" "$n"
+    done
+}
+
 # Complete packets on the wire: a director that updates a checksum must find a finished one there, and on virtual
 # links the kernel would otherwise leave it, and segmentation, to a card that does not exist.
 plain_checksums() {

@@ -41,7 +41,7 @@ pub enum Family {
 impl Family {
     /// Host `n` of network `network`: 192.0.2.n and 2001:db8:1::n, 198.51.100.n and 2001:db8:2::n. The number is
     /// read in decimal in both, so that the two addresses of a host look alike.
-    fn host(self, network: u8, n: u8) -> IpAddr {
+    pub(crate) fn host(self, network: u8, n: u8) -> IpAddr {
         match (self, network) {
             (Family::V4, 0) => Ipv4Addr::new(192, 0, 2, n).into(),
             (Family::V4, _) => Ipv4Addr::new(198, 51, 100, n).into(),

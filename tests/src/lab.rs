@@ -214,6 +214,31 @@ impl Lab {
         self.script(&["oracle-server", &self.name]);
     }
 
+    /// Adds the TAP devices that [`Wire`](crate::wire::Wire) uses to the switches.
+    pub(crate) fn probe(&self) {
+        self.script(&["probe", &self.name]);
+    }
+
+    /// Name of a host's network namespace.
+    pub fn namespace(&self, host: &str) -> String {
+        format!("dpvslab-{}-{host}", self.name)
+    }
+
+    /// Runs a shell script on the director, where `ipvsadm` is that of the director.
+    pub fn director_script(&self, director: Director, script: &str) -> Output {
+        let shell = match director {
+            Director::Ipvs => "sh -s".to_owned(),
+            Director::Dpvsd { .. } => {
+                let bin = program("ipvsadm");
+                let bin = bin.parent().expect("a program is in a directory").display().to_string();
+                let socket = self.directory().join("lb/dpvsd.sock").display().to_string();
+                format!("env PATH={bin}:/usr/sbin:/usr/bin:/sbin:/bin DPVS_SOCKET={socket} sh -s")
+            }
+        };
+        let command: Vec<&str> = ["exec", &self.name, "director"].into_iter().chain(shell.split(' ')).collect();
+        self.script_output(&command, script)
+    }
+
     /// Starts the director.
     pub fn start(&self, director: Director) {
         match director {
@@ -290,7 +315,7 @@ impl Lab {
     /// Starts a command on a host.
     pub fn spawn(&self, host: &str, command: &[&str]) -> Background {
         let mut process = Command::new("ip");
-        process.args(["netns", "exec", &format!("dpvslab-{}-{host}", self.name)]).args(command);
+        process.args(["netns", "exec", &self.namespace(host)]).args(command);
         process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let what = format!("{host}: {}", command.join(" "));
         let child = process.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));

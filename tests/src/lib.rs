@@ -13,6 +13,7 @@ pub mod config;
 pub mod lab;
 pub mod service;
 pub mod traffic;
+pub mod wire;
 
 pub use address::{Family, Mode, Topology};
 pub use config::Config;

@@ -1,0 +1,3 @@
+//! The table, a file for each area.
+
+pub mod nat;
