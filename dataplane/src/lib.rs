@@ -8,6 +8,7 @@
 mod clock;
 pub mod conn;
 pub mod counters;
+mod data;
 mod established;
 pub mod fib;
 pub mod forward;

@@ -300,7 +300,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
         let ip_id = self.next_ip_id() as u16;
         match readdress_inbound(job, A::table(&mut self.tables).get(id), ip_id) {
-            Ok(()) => send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for),
+            Ok(()) => {
+                self.adjust_data(job, id, Side::Inbound);
+                send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
+            }
             Err(reason) => Verdict::Drop(reason),
         }
     }
@@ -321,6 +324,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let conn = A::table(&mut self.tables).get(id);
         let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
         nat::forward(job.packet.data_mut(), l3, l4, &conn.translated(Side::Outbound));
+        self.adjust_data(job, id, Side::Outbound);
         send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
     }
 

@@ -32,6 +32,8 @@ bitflags::bitflags! {
         const OWN_TIMEOUT = 1 << 0;
         /// Its packets need more than what is done for nearly all: they never take the short way of established ones.
         const LONG_WAY = 1 << 1;
+        /// It has an [`Extra`](super::Extra). The table sets it.
+        const EXTRA = 1 << 2;
     }
 }
 

@@ -1,13 +1,17 @@
 //! Connection tracking: one table per worker and address family.
 //!
 //! * [`entry`]: a connection, 64 bytes for IPv4.
+//! * [`extra`]: what few connections have beside their entry.
+//! * [`sequence`]: sequence numbers of connections whose data are changed on the way.
 //! * [`hash`]: the seeded hash of tuples.
 //! * [`table`]: slab of entries plus an index over both directions, whose buckets are one cache line each.
 //! * [`wheel`]: the lazy timer wheel that ends connections.
 
 pub mod entry;
+pub mod extra;
 pub mod hash;
 mod index;
+pub mod sequence;
 pub mod table;
 pub mod wheel;
 
@@ -15,6 +19,8 @@ pub mod wheel;
 mod tests;
 
 pub use entry::{Conn, ConnFlags, ConnId, ConnRecord, Side};
+pub use extra::Extra;
 pub use hash::TupleHasher;
+pub use sequence::Sequence;
 pub use table::{Candidate, ConnTable, InsertError};
 pub use wheel::{TICKS_PER_SECOND, Tick, Timer};

@@ -3,10 +3,11 @@
 use arrayvec::ArrayVec;
 use proto::{Address, Protocol, Tuple};
 
+use super::extra::{Extra, Extras};
 use super::hash::TupleHasher;
 use super::index::{Index, Slot};
 use super::wheel::{Tick, Timer, Wheel};
-use super::{Conn, ConnId, ConnRecord, Side};
+use super::{Conn, ConnFlags, ConnId, ConnRecord, Side};
 
 /// Why a connection could not be inserted. The table is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +54,7 @@ pub struct ConnTable<A> {
     wheel: Wheel,
     /// Grows to `capacity`, for which it has room from the start. An entry is live while its timer is armed.
     entries: Vec<Conn<A>>,
+    extras: Extras,
     capacity: usize,
     live: usize,
     /// The first free entry below `entries.len()`; the others follow in its timer.
@@ -74,6 +76,7 @@ impl<A: Address> ConnTable<A> {
             index: Index::new(2 * capacity),
             wheel: Wheel::new(now),
             entries,
+            extras: Extras::new(capacity),
             capacity,
             live: 0,
             free: None,
@@ -142,6 +145,12 @@ impl<A: Address> ConnTable<A> {
         self.index.find(hash, |slot| self.is_at(slot, tuple)).map(|slot| (slot.id(), slot.side()))
     }
 
+    /// How many connections have an extra.
+    #[cfg(test)]
+    pub(super) fn extras_len(&self) -> usize {
+        self.extras.len()
+    }
+
     /// True when a connection has this tuple.
     #[cfg(test)]
     pub(super) fn contains(&self, tuple: &Tuple<A>) -> bool {
@@ -160,8 +169,28 @@ impl<A: Address> ConnTable<A> {
         &mut self.entries[id.0 as usize]
     }
 
+    /// The connection's extra, if it has one.
+    pub fn extra(&self, id: ConnId) -> Option<&Extra> {
+        let has_extra = self.get(id).flags.contains(ConnFlags::EXTRA);
+        if has_extra { self.extras.get(id) } else { None }
+    }
+
+    /// The connection's extra, to be changed, if it has one.
+    pub fn extra_mut(&mut self, id: ConnId) -> Option<&mut Extra> {
+        let has_extra = self.get(id).flags.contains(ConnFlags::EXTRA);
+        if has_extra { self.extras.get_mut(id) } else { None }
+    }
+
+    /// The connection's extra; it gets a new one if it has none. `id` must be one of a connection that is in the table:
+    /// the extra ends with it.
+    pub fn add_extra(&mut self, id: ConnId) -> &mut Extra {
+        self.get_mut(id).flags.insert(ConnFlags::EXTRA);
+        self.extras.get_or_add(id)
+    }
+
     /// Adds a connection that ends once it was idle for `timeout_s` seconds. On an error nothing has changed.
-    pub fn insert(&mut self, conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
+    pub fn insert(&mut self, mut conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
+        conn.flags.remove(ConnFlags::EXTRA);
         // All the cache lines that are needed, at once.
         let (inbound_hash, outbound_hash) = self.prefetched_hashes(&conn);
         let id = self.free.unwrap_or(self.entries.len() as u32);
@@ -275,7 +304,7 @@ impl<A: Address> ConnTable<A> {
         self.capacity
     }
 
-    /// Memory of the table in bytes.
+    /// Memory of the table in bytes, without that of extras, which is used as needed.
     pub fn memory_bytes(&self) -> usize {
         self.entries.capacity() * size_of::<Conn<A>>() + self.index.memory_bytes() + size_of::<Self>()
     }
@@ -319,6 +348,9 @@ impl<A: Address> ConnTable<A> {
         }
         debug_assert!(removed, "the connection's tuples were changed while it was in the table");
         let entry = &mut self.entries[id.0 as usize];
+        if entry.flags.contains(ConnFlags::EXTRA) {
+            self.extras.remove(id);
+        }
         entry.timer = Timer::idle(self.free);
         // No packet has this protocol: whoever still holds the entry as a candidate finds that it is not the one.
         entry.protocol = FREE;

@@ -441,3 +441,34 @@ proptest! {
         check_against_model::<Ipv6Addr>(ops)?;
     }
 }
+
+#[test]
+fn an_extra_ends_with_its_connection() {
+    const CAPACITY: usize = 8;
+    let mut table = ConnTable::<Ipv4Addr>::new(CAPACITY, SEED, Tick(0));
+    let mark = |extra: &mut Extra, n: u32| assert_eq!(extra.sequence.change(Side::Inbound, n, 0, 1), Some(n));
+    for round in 0..3 {
+        let ids: Vec<_> = (0..CAPACITY as u32).map(|n| table.insert(nth(n), 60, Tick(0)).unwrap()).collect();
+        for (n, &id) in ids.iter().enumerate() {
+            assert!(table.extra(id).is_none(), "round {round}, connection {n} is new");
+            mark(table.add_extra(id), n as u32);
+            mark(table.add_extra(id), n as u32);
+        }
+        for (n, &id) in ids.iter().enumerate() {
+            let mut expected = Sequence::default();
+            assert_eq!(expected.change(Side::Inbound, n as u32, 0, 1), Some(n as u32));
+            assert_eq!(table.extra_mut(id).map(|extra| extra.sequence), Some(expected));
+        }
+        assert_eq!(table.extras_len(), CAPACITY);
+        // Some are removed, the others time out. A copy of a connection does not bring its extra along.
+        let removed = table.remove(ids[3]);
+        let again = table.insert(removed, 60, Tick(0)).unwrap();
+        assert!(table.extra(again).is_none());
+        assert_eq!(table.extras_len(), CAPACITY - 1);
+        let late = Tick(100 * TICKS_PER_SECOND * (round + 1));
+        while table.expire(late, 100, |_| ()) > 0 {}
+        assert!(table.is_empty());
+        assert_eq!(table.extras_len(), 0);
+        table.expire(Tick(late.0 + 1), 100, |_| ());
+    }
+}

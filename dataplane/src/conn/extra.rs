@@ -1,0 +1,70 @@
+//! What few connections need beyond their entry.
+
+use super::{ConnId, Sequence};
+
+/// What a connection has that carries the flag [`EXTRA`](super::ConnFlags::EXTRA).
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// How its data were lengthened and shortened on the way.
+    pub sequence: Sequence,
+}
+
+/// The extras of a table's connections, each found by the connection's place: there can be one for every connection.
+///
+/// The memory is reserved by [`new`](Self::new) but, other than that of the table itself, untouched until it is needed:
+/// the system gives it page by page. An extra that was given back is the first to be used again.
+#[derive(Debug)]
+pub(super) struct Extras {
+    /// By [`ConnId`]: the place in `entries`, plus one; 0 for none.
+    places: Vec<u32>,
+    /// Grows to the capacity of the table, for which it has room from the start.
+    entries: Vec<Extra>,
+    /// Places in `entries` that are free; has room for all.
+    free: Vec<u32>,
+}
+
+impl Extras {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { places: vec![0; capacity], entries: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity) }
+    }
+
+    pub(super) fn get(&self, id: ConnId) -> Option<&Extra> {
+        let place = self.places[id.0 as usize].checked_sub(1)?;
+        self.entries.get(place as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Extra> {
+        let place = self.places[id.0 as usize].checked_sub(1)?;
+        self.entries.get_mut(place as usize)
+    }
+
+    /// The connection's extra, a new one if it has none.
+    pub(super) fn get_or_add(&mut self, id: ConnId) -> &mut Extra {
+        let place = &mut self.places[id.0 as usize];
+        if *place == 0 {
+            *place = match self.free.pop() {
+                Some(free) => free + 1,
+                None => {
+                    // There is room: no more are in use than there are connections.
+                    self.entries.push(Extra::default());
+                    self.entries.len() as u32
+                }
+            };
+        }
+        &mut self.entries[*place as usize - 1]
+    }
+
+    /// Gives back the connection's extra, if it has one.
+    pub(super) fn remove(&mut self, id: ConnId) {
+        if let Some(place) = std::mem::take(&mut self.places[id.0 as usize]).checked_sub(1) {
+            self.entries[place as usize] = Extra::default();
+            self.free.push(place);
+        }
+    }
+
+    /// How many are in use.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+}

@@ -1,0 +1,21 @@
+//! What happens to the data of the few connections that are changed on the way, once a packet has been readdressed.
+
+use proto::Protocol;
+
+use crate::conn::{ConnId, Side};
+use crate::ip::Ip;
+use crate::packet::{PacketBuf, WorkerIo};
+use crate::pipeline::{Job, Pipeline};
+
+impl<Io: WorkerIo> Pipeline<Io> {
+    /// Corrects what earlier changes of the connection's data mean for a packet from `side`.
+    pub(crate) fn adjust_data<A: Ip>(&mut self, job: &mut Job<Io::Packet, A>, id: ConnId, side: Side) {
+        let table = A::table(&mut self.tables);
+        let sees_replies = table.get(id).mode.sees_replies();
+        let Some(extra) = table.extra_mut(id) else { return };
+        if sees_replies && job.ip.tuple.protocol == Protocol::TCP {
+            let (l4, end) = (usize::from(job.ip.l4), usize::from(job.ip.l3) + usize::from(job.ip.len));
+            extra.sequence.adjust(side, &mut job.packet.data_mut()[l4..end]);
+        }
+    }
+}
