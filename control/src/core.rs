@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use dataplane::fib::Fib;
 use dataplane::shared::{Publisher, Shared};
-use dataplane::snapshot::{Settings, Snapshot};
+use dataplane::snapshot::Snapshot;
 use dataplane::{PortId, ServerId as ServerSlot};
 use dpvs_api::{
     ApiError, ConnectionPage, DropCount, ErrorKind, Operation, PortStats, ServerStatus, ServiceId, ServiceStatus,
-    Status, Timeouts, WorkerStats,
+    Status, Sysctls, Timeouts, WorkerStats,
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -23,6 +23,7 @@ use crate::connections::ConnectionReader;
 use crate::kernel::Kernel;
 use crate::local::LocalAddresses;
 use crate::registry::{Draft, Entry, Registry};
+use crate::settings;
 use crate::stats::{self, SAMPLE_INTERVAL, Stats};
 
 /// Requests that may wait for the core; a caller beyond that waits itself.
@@ -37,6 +38,7 @@ pub(crate) enum Request {
     Services(oneshot::Sender<Vec<ServiceStatus>>),
     Service(ServiceId, oneshot::Sender<Result<ServiceStatus, ApiError>>),
     Timeouts(oneshot::Sender<Timeouts>),
+    Sysctls(oneshot::Sender<Sysctls>),
     Drops(oneshot::Sender<Vec<DropCount>>),
     Workers(oneshot::Sender<Vec<WorkerStats>>),
     Ports(oneshot::Sender<Vec<PortStats>>),
@@ -75,6 +77,11 @@ impl CoreHandle {
     /// The connection timeouts in force.
     pub async fn timeouts(&self) -> Result<Timeouts, ApiError> {
         self.ask(Request::Timeouts).await
+    }
+
+    /// The run-time settings in force.
+    pub async fn sysctls(&self) -> Result<Sysctls, ApiError> {
+        self.ask(Request::Sysctls).await
     }
 
     /// Up to `limit` (at least 1) tracked connections from `cursor` on, `None` for the beginning. Connections that come
@@ -281,6 +288,7 @@ impl Core {
                 }),
             })),
             Request::Timeouts(reply) => drop(reply.send(self.registry.timeouts())),
+            Request::Sysctls(reply) => drop(reply.send(self.registry.sysctls())),
             Request::Connections(cursor, limit, reply) => {
                 // Waits for workers, so it must not keep the core.
                 let connections = Arc::clone(&self.connections);
@@ -308,7 +316,7 @@ impl Core {
     pub async fn apply(&mut self, operations: &[Operation]) -> Result<(), ApiError> {
         let draft = self.registry.draft(operations)?;
         let added = self.ensure_local_addresses(&draft).await?;
-        let before = (self.registry.table(), self.registry.timeouts());
+        let before = (self.registry.table(), self.registry.timeouts(), self.registry.sysctls());
         let changes = match self.registry.commit(draft, &is_busy(&self.parts.shared, self.publisher.is_adopted())) {
             Ok(changes) => changes,
             Err(error) => {
@@ -319,7 +327,8 @@ impl Core {
             }
         };
         self.stats.follow(&changes);
-        if !Arc::ptr_eq(&before.0, &self.registry.table()) || before.1 != self.registry.timeouts() {
+        let settings = (self.registry.timeouts(), self.registry.sysctls());
+        if !Arc::ptr_eq(&before.0, &self.registry.table()) || (before.1, before.2) != settings {
             self.publish();
         }
         Ok(())
@@ -333,17 +342,12 @@ impl Core {
     }
 
     fn publish(&mut self) {
-        let mut timeouts = proto::state::Timeouts::default();
-        let configured = self.registry.timeouts();
-        timeouts.set_tcp(configured.tcp);
-        timeouts.set_fin(configured.tcp_fin);
-        timeouts.set_udp(configured.udp);
         self.publisher.publish(Snapshot {
             generation: 0, // The publisher numbers it.
             fib_since: 0,
             services: self.registry.table(),
             fib: Arc::clone(&self.parts.fib.borrow_and_update()),
-            settings: Settings { timeouts, draining: self.draining },
+            settings: settings::compile(self.registry.timeouts(), self.registry.sysctls(), self.draining),
         });
     }
 

@@ -17,4 +17,5 @@ pub mod kernel;
 mod local;
 pub mod registry;
 pub mod server;
+mod settings;
 pub mod stats;

@@ -16,6 +16,7 @@ mod fragment;
 mod icmp;
 pub mod io;
 pub mod ip;
+mod lifecycle;
 mod limit;
 mod one_packet;
 mod output;

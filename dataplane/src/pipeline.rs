@@ -15,14 +15,15 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use proto::checksum::Delta;
 use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
-use proto::state::{Direction, State, tcp_next};
-use proto::{Protocol, Tuple, ethernet, ipv6, plain, tcp};
+use proto::state::{Direction, tcp_next};
+use proto::{Protocol, Tuple, ethernet, ipv6, plain};
 
 use crate::conn::{Candidate, Conn, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
 use crate::counters::WorkerCounters;
 use crate::forward::{nat, tun};
 use crate::icmp::{self, IcmpError};
 use crate::ip::{Ip, Tables};
+use crate::lifecycle::{self, Fate};
 use crate::limit::RateLimit;
 use crate::output::Output;
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
@@ -247,9 +248,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     fn unknown<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
         let Tuple { dst, dport, protocol, .. } = job.ip.tuple;
         let Some(service) = snapshot.services.find(protocol, dst, dport) else { return Verdict::Punt };
-        // Only a SYN opens a TCP connection (ip_vs_proto_tcp.c, tcp_conn_schedule); the kernel resets the rest.
-        let flags = job.ip.flags;
-        if protocol == Protocol::TCP && (!flags.contains(tcp::Flags::SYN) || flags.contains(tcp::Flags::RST)) {
+        if protocol == Protocol::TCP && !lifecycle::opens(snapshot, job.ip.flags) {
             return Verdict::Punt;
         }
         if job.ip.ttl <= 1 {
@@ -268,17 +267,14 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
     /// A packet from the client of a known connection.
     fn inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
-        let conn = A::table(&mut self.tables).get(id);
-        let is_opening = job.ip.flags.contains(tcp::Flags::SYN) && !job.ip.flags.contains(tcp::Flags::RST);
-        let reopens = is_opening && matches!(conn.state, State::TimeWait | State::Close);
-        if reopens {
-            // The client reuses its port before the old connection has timed out: schedule anew (conn_reuse_mode 1).
-            let ended = A::table(&mut self.tables).remove(id);
-            count_ended(self.counters(), &ended);
-            return self.unknown(snapshot, job);
-        }
-        if !snapshot.services.is_live(conn.server) {
-            return Verdict::Drop(DropReason::ServerGone);
+        match lifecycle::fate(snapshot, A::table(&mut self.tables).get(id), job.ip.flags) {
+            Fate::GoesOn => {}
+            Fate::Rests => return Verdict::Drop(DropReason::ServerGone),
+            Fate::Ends => {
+                let ended = A::table(&mut self.tables).remove(id);
+                count_ended(self.counters(), &ended);
+                return self.unknown(snapshot, job);
+            }
         }
         if job.ip.ttl <= 1 {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);

@@ -50,6 +50,24 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// True while the director drains before it stops: new connections are refused.
     pub draining: bool,
+    /// Which connections give way to new ones from the same client port.
+    pub reuse: Reuse,
+    /// Connections of a removed server end and their packets are scheduled anew; otherwise their packets are dropped.
+    pub expire_nodest_conn: bool,
+    /// Any TCP segment but a RST opens a connection, not only a SYN.
+    pub sloppy_tcp: bool,
+}
+
+/// When a client's SYN from the port of a connection that is still kept is scheduled anew (`conn_reuse_mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reuse {
+    /// Never: the server of the old connection gets it.
+    Never,
+    /// When the connection is in TIME_WAIT or CLOSE.
+    #[default]
+    Ended,
+    /// Also in FIN_WAIT if the director does not see replies: nothing more will be seen of that connection.
+    Closing,
 }
 
 /// How a real server is reached.
@@ -128,12 +146,24 @@ pub struct Server {
     pub lower_threshold: u32,
 }
 
+/// What connections need to know of their server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// Not configured, or not any more.
+    #[default]
+    Gone,
+    /// Of weight 0: it takes no new connections.
+    Quiescent,
+    /// It takes new connections.
+    Serving,
+}
+
 /// All virtual services, with the indexes that the packet path needs.
 #[derive(Debug, Default)]
 pub struct ServiceTable {
     by_key: HashMap<ServiceKey, Arc<Service>>,
-    /// By [`ServerId`]: true while the server is configured. A connection whose server is gone is dropped.
-    live: Vec<bool>,
+    /// By [`ServerId`].
+    presence: Vec<Presence>,
     /// NAT servers' endpoints, to recognise their replies, with the services they serve or served.
     nat_servers: HashMap<(Protocol, IpAddr, u16), Vec<ServiceKey>>,
     /// Virtual and local addresses: destinations of packets that belong to the director.
@@ -161,10 +191,10 @@ impl ServiceTable {
         for service in services {
             for server in &service.servers {
                 let index = server.id.0 as usize;
-                if table.live.len() <= index {
-                    table.live.resize(index + 1, false);
+                if table.presence.len() <= index {
+                    table.presence.resize(index + 1, Presence::Gone);
                 }
-                table.live[index] = true;
+                table.presence[index] = if server.weight == 0 { Presence::Quiescent } else { Presence::Serving };
                 if server.mode == ForwardMode::Nat {
                     table.add_nat_server(service.key, server.addr, server.port);
                 }
@@ -194,13 +224,19 @@ impl ServiceTable {
     /// True while the server is configured.
     #[inline(always)]
     pub fn is_live(&self, id: ServerId) -> bool {
-        self.live.get(id.0 as usize).copied().unwrap_or(false)
+        self.presence(id) != Presence::Gone
+    }
+
+    /// What connections of the server need to know.
+    #[inline(always)]
+    pub fn presence(&self, id: ServerId) -> Presence {
+        self.presence.get(id.0 as usize).copied().unwrap_or_default()
     }
 
     /// True when there are so many servers that what workers keep for each is not in the first caches.
     #[inline(always)]
     pub(crate) fn has_many_servers(&self) -> bool {
-        self.live.len() > 256
+        self.presence.len() > 256
     }
 
     /// The services for which this endpoint is a NAT server; empty for any other endpoint.

@@ -9,6 +9,7 @@ mod operation;
 mod request;
 mod service;
 mod stats;
+mod sysctl;
 
 pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
@@ -19,3 +20,4 @@ pub use service::{
     ServiceId, ServiceSettings, Timeouts,
 };
 pub use stats::{DropCount, FlowStats, PortStats, ServerStatus, ServiceStatus, Status, WorkerStats};
+pub use sysctl::{Setting, SysctlError, Sysctls};

@@ -1,5 +1,6 @@
 //! Changes of the configuration; a list of them is applied whole or not at all.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -91,5 +92,10 @@ pub enum Operation {
     SetTimeouts {
         /// The new values; 0 leaves a value as it is.
         timeouts: Timeouts,
+    },
+    /// Sets run-time settings, see [`Sysctls`](crate::Sysctls).
+    SetSysctls {
+        /// New values by name; those not named stay as they are.
+        values: BTreeMap<String, u32>,
     },
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dpvs_api::{
-    ApiError, Connection, ConnectionPage, DropCount, Operation, PortStats, ServiceId, ServiceStatus, Status, Timeouts,
-    WorkerStats,
+    ApiError, Connection, ConnectionPage, DropCount, Operation, PortStats, ServiceId, ServiceStatus, Status, Sysctls,
+    Timeouts, WorkerStats,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -124,6 +124,11 @@ impl Client {
     /// The connection timeouts in force.
     pub fn timeouts(&self) -> Result<Timeouts, ClientError> {
         self.get("/v1/timeouts")
+    }
+
+    /// The run-time settings in force.
+    pub fn sysctls(&self) -> Result<Sysctls, ClientError> {
+        self.get("/v1/sysctls")
     }
 
     /// Every drop reason with its counter.

@@ -1,5 +1,6 @@
 //! The grammar.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -76,6 +77,24 @@ pub enum Command {
         /// What to do; shows them if absent
         #[command(subcommand)]
         command: Option<TimeoutsCommand>,
+    },
+    /// Run-time settings, by the names of IPVS's sysctls
+    Get {
+        /// Only this one
+        #[arg(value_parser = setting)]
+        name: Option<String>,
+    },
+    /// Set run-time settings: name and value, or several NAME=VALUE
+    #[command(after_help = "\
+Examples:
+  dpvs-ctl set expire_nodest_conn 1
+  dpvs-ctl set net.ipv4.vs.conn_reuse_mode=0 sloppy_tcp=1
+
+A setting lasts until the daemon ends; [sysctl] in the configuration file keeps it.")]
+    Set {
+        /// NAME VALUE, or NAME=VALUE; repeat NAME=VALUE for more
+        #[arg(required = true, value_name = "NAME VALUE")]
+        settings: Vec<String>,
     },
     /// Set traffic counters to zero
     Zero {
@@ -332,6 +351,29 @@ fn protocol() -> impl TypedValueParser<Value = Protocol> {
     one_of(vec![("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
 }
 
+/// The name of a setting, without what stands before it in the kernel.
+fn setting(text: &str) -> Result<String, String> {
+    Ok(text.strip_prefix("net.ipv4.vs.").unwrap_or(text).to_owned())
+}
+
+/// The values that `dpvs-ctl set` is given, by name.
+pub(crate) fn assignments(words: &[String]) -> Result<BTreeMap<String, u32>, String> {
+    let pair = |name: &str, value: &str| {
+        let number = value.parse().map_err(|_| format!("'{value}' is no value for {name}: give a number from 0 up"))?;
+        Ok((setting(name)?, number))
+    };
+    if let [name, value] = words
+        && !name.contains('=')
+    {
+        return Ok(BTreeMap::from([pair(name, value)?]));
+    }
+    let assignment = |word: &String| match word.split_once('=') {
+        Some((name, value)) => pair(name, value),
+        None => Err(format!("'{word}' has no value: write NAME VALUE, or NAME=VALUE for each of several settings")),
+    };
+    words.iter().map(assignment).collect()
+}
+
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write ADDRESS:PORT, e.g. 10.0.0.1:80 or [2001:db8::1]:80".to_owned())
 }
@@ -347,6 +389,26 @@ fn local_ports(text: &str) -> Result<LocalPorts, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_are_given_as_pairs_or_as_assignments() {
+        let words = |line: &str| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
+        let one = BTreeMap::from([("sloppy_tcp".to_owned(), 1)]);
+        for line in ["sloppy_tcp 1", "sloppy_tcp=1", "net.ipv4.vs.sloppy_tcp 1", "net.ipv4.vs.sloppy_tcp=1"] {
+            assert_eq!(assignments(&words(line)), Ok(one.clone()), "{line}");
+        }
+        let two = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]);
+        assert_eq!(assignments(&words("a=1 b=2")), Ok(two));
+        for (line, message) in [
+            ("sloppy_tcp", "'sloppy_tcp' has no value: write NAME VALUE"),
+            ("sloppy_tcp on", "'on' is no value for sloppy_tcp: give a number"),
+            ("sloppy_tcp -1", "'-1' is no value"),
+            ("a 1 b 2", "'a' has no value"),
+        ] {
+            let error = assignments(&words(line)).unwrap_err();
+            assert!(error.starts_with(message), "{line}: {error}");
+        }
+    }
 
     #[test]
     fn the_grammar_is_sound() {
@@ -368,6 +430,7 @@ mod tests {
             ("connections --client 10.0.0.0/8", "write ADDRESS or ADDRESS:PORT"),
             ("timeouts set --tcp 0", "0 is not in 1.."),
             ("timeouts set", "Usage:"),
+            ("set", "Usage:"),
             ("", "Usage:"),
         ] {
             let words = std::iter::once("dpvs-ctl").chain(line.split_whitespace());

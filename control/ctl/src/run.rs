@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use dpvs_api::{ApiError, Operation, ServiceId, ServiceStatus, Timeouts};
+use dpvs_api::{ApiError, ErrorKind, Operation, ServiceId, ServiceStatus, Sysctls, Timeouts};
 use dpvs_client::{Client, ClientError};
 use serde::Serialize;
 
-use crate::cli::{Cli, Command, ConnectionFilters, LocalAddresses, Servers, Services, TimeoutsCommand};
+use crate::cli::{self, Cli, Command, ConnectionFilters, LocalAddresses, Servers, Services, TimeoutsCommand};
 use crate::{change, show};
 
 /// Why a command failed.
@@ -77,11 +77,28 @@ pub fn run(cli: &Cli, client: &Client, output: &mut dyn Write) -> Result<(), Err
             let [tcp, tcp_fin, udp] = [tcp, tcp_fin, udp].map(|timeout| timeout.unwrap_or(0));
             apply(client, Operation::SetTimeouts { timeouts: Timeouts { tcp, tcp_fin, udp } })
         }
+        Command::Get { name: None } => print(cli, output, &client.sysctls()?, show::sysctls),
+        Command::Get { name: Some(name) } => {
+            let value = client.sysctls()?.get(name).ok_or_else(|| unknown_setting(name))?;
+            print(cli, output, &value, |value| format!("{value}\n"))
+        }
+        Command::Set { settings } => {
+            let invalid = |message| ApiError { kind: ErrorKind::Invalid, message, path: None };
+            apply(client, Operation::SetSysctls { values: cli::assignments(settings).map_err(invalid)? })
+        }
         Command::Zero { service } => {
             apply(client, Operation::Zero { service: service.map(|id| (id.protocol, id.address)) })
         }
         Command::ApplyBatch { file } => Ok(client.apply(&read_operations(file)?)?),
     }
+}
+
+/// Why there is nothing to show of a setting.
+fn unknown_setting(name: &str) -> ApiError {
+    // Any value will do: the name is what is wrong.
+    let error = Sysctls::default().set(name, 0).err();
+    let message = error.map_or_else(|| format!("dpvsd does not know {name}"), |error| error.to_string());
+    ApiError { kind: ErrorKind::NotFound, message, path: None }
 }
 
 fn apply(client: &Client, operation: Operation) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! What people see.
 
 use dpvs_api::{
-    Connection, DropCount, ForwardMode, LocalPorts, PortStats, SchedulerFlag, ServiceStatus, Status, Timeouts,
+    Connection, DropCount, ForwardMode, LocalPorts, PortStats, SchedulerFlag, ServiceStatus, Status, Sysctls, Timeouts,
     WorkerStats,
 };
 
@@ -299,6 +299,16 @@ pub(crate) fn timeouts(timeouts: &Timeouts) -> String {
         ("TCP after FIN", format!("{} s", timeouts.tcp_fin)),
         ("UDP", format!("{} s", timeouts.udp)),
     ])
+}
+
+pub(crate) fn sysctls(sysctls: &Sysctls) -> String {
+    let mut table = Table::new([Text("SETTING"), Number("VALUE"), Number("DEFAULT"), Text("RANGE"), Text("MEANING")]);
+    for (setting, value) in sysctls.iter() {
+        let range = format!("{} to {}", setting.min, setting.max);
+        let (default, meaning) = (setting.default.to_string(), setting.meaning.to_owned());
+        table.row([setting.name.to_owned(), value.to_string(), default, range, meaning]);
+    }
+    table.render()
 }
 
 #[cfg(test)]

@@ -181,4 +181,7 @@ fn counters() {
         timeouts(&Timeouts::default()),
         "TCP established  900 s\nTCP after FIN    120 s\nUDP              300 s\n"
     );
+    let text = sysctls(&Sysctls { conn_reuse_mode: 2, ..Sysctls::default() });
+    let row = text.lines().find(|line| line.starts_with("conn_reuse_mode")).unwrap();
+    assert_eq!(row.split_whitespace().take(6).collect::<Vec<_>>(), ["conn_reuse_mode", "2", "1", "0", "to", "3"]);
 }

@@ -14,7 +14,7 @@ mod tests;
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
-use dpvs_api::{Service, Timeouts};
+use dpvs_api::{Service, Sysctls, Timeouts};
 use serde::Deserialize;
 
 pub use values::{MacAddress, Prefix};
@@ -86,6 +86,8 @@ pub struct Config {
     pub limits: Limits,
     /// Director-wide connection timeouts.
     pub timeouts: Timeouts,
+    /// Run-time settings by the names of IPVS's sysctls.
+    pub sysctl: Sysctls,
     /// Ports, at least one.
     pub ports: Vec<Port>,
     /// Virtual services to begin with.

@@ -29,6 +29,10 @@ pub fn difference(old: &Config, new: &Config, current: &[Service]) -> Vec<Operat
             },
         });
     }
+    let values = old.sysctl.difference(&new.sysctl);
+    if !values.is_empty() {
+        operations.push(Operation::SetSysctls { values });
+    }
     // What goes makes room for what comes.
     for id in was.keys().filter(|id| !is.contains_key(*id) && now.contains_key(*id)) {
         operations.push(Operation::DeleteService { protocol: id.protocol, address: id.address });
@@ -118,6 +122,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use dpvs_api::Sysctls;
 
     use super::*;
     use crate::registry::Registry;
@@ -247,6 +253,19 @@ mod tests {
         registry.apply(&by_hand, &|_| false).unwrap();
         let new = config(&service(A, "", &[]));
         assert_eq!(difference(&old, &new, &current(&registry)), []);
+    }
+
+    #[test]
+    fn settings_of_the_file_that_changed_are_applied() {
+        let (old, new) = (config(""), config("[sysctl]\nconn_reuse_mode = 0"));
+        let mut registry = start(&old);
+        let by_hand = BTreeMap::from([("sloppy_tcp".to_owned(), 1), ("conn_reuse_mode".to_owned(), 3)]);
+        registry.apply(&[Operation::SetSysctls { values: by_hand }], &|_| false).unwrap();
+        registry.apply(&difference(&old, &new, &[]), &|_| false).unwrap();
+        let expected = Sysctls { sloppy_tcp: 1, conn_reuse_mode: 0, ..Sysctls::default() };
+        assert_eq!(registry.sysctls(), expected, "only what the file changes");
+        registry.apply(&difference(&new, &old, &[]), &|_| false).unwrap();
+        assert_eq!(registry.sysctls(), Sysctls { conn_reuse_mode: 1, ..expected }, "back to the default");
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn mistakes() {
         (
             "[deamon]\nlog = 'info'\n",
             &["t.toml:1:2: deamon: unknown section: correct or remove it; there are daemon, eal, workers, limits, \
-               timeouts, ports, services"],
+               timeouts, sysctl, ports, services"],
         ),
         (
             "[daemon]\nlog = 'info'\nlogs = 'info'\n",
@@ -240,6 +240,16 @@ fn mistakes() {
             &[
                 "t.toml:2:7: timeouts.tcp: 0 is out of range: give 1 to 2678400",
                 "t.toml:3:7: timeouts.udp: 2678401 is out of range: give 1 to 2678400",
+            ],
+        ),
+        (
+            &format!("[sysctl]\nconn_reuse_mode = 4\n{PORT}"),
+            &["t.toml:2:19: sysctl.conn_reuse_mode: 4 is out of range for conn_reuse_mode: give 0 to 3"],
+        ),
+        (
+            &format!("[sysctl]\nsync_version = 1\n{PORT}"),
+            &[
+                "t.toml:2:16: sysctl.sync_version: sync_version is a setting of IPVS that dpvsd does not have yet (connection synchronisation): leave it out",
             ],
         ),
         (
@@ -391,4 +401,9 @@ fn the_sample_shows_every_key() {
         }
     }
     assert!(count >= 39, "{count}");
+    let (_, sysctls) = SAMPLE.split_once("\n[sysctl]\n").unwrap();
+    for setting in Sysctls::ALL {
+        let line = format!("# {} = {}\n", setting.name, setting.default);
+        assert!(sysctls.contains(&line), "{line}");
+    }
 }

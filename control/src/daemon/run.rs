@@ -9,7 +9,7 @@ use dataplane::shared::{Limits, Shared};
 use dataplane::steer::Rss;
 use dataplane::worker::{self, Worker, WorkerConfig};
 use dataplane::{PortId, WorkerId};
-use dpvs_api::{ApiError, Connection, Operation, Service};
+use dpvs_api::{ApiError, Connection, Operation, Service, Sysctls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -91,7 +91,9 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let devices = devices(&dpdk);
     let (mut core, handle) =
         Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, facts });
-    core.apply(&[Operation::SetTimeouts { timeouts: config.timeouts }]).await.map_err(DaemonError::Services)?;
+    let values = Sysctls::default().difference(&config.sysctl);
+    let settings = [Operation::SetTimeouts { timeouts: config.timeouts }, Operation::SetSysctls { values }];
+    core.apply(&settings).await.map_err(DaemonError::Services)?;
     let add = |service: &Service| Operation::AddService { service: service.clone() };
     let services: Vec<Operation> = config.services.iter().map(add).collect();
     core.apply(&services).await.map_err(DaemonError::Services)?;
@@ -287,7 +289,7 @@ impl Supervisor<'_> {
         for key in reload::needs_restart(&self.running, &new) {
             tracing::warn!("reload: {key} changed, which needs a restart");
         }
-        tracing::info!("reloaded {}: {changes} changes of services and timeouts", self.options.config.display());
+        tracing::info!("reloaded {}: {changes} changes of services and settings", self.options.config.display());
         self.file = new;
     }
 }

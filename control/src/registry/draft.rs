@@ -5,7 +5,10 @@ use std::collections::btree_map::Entry as MapEntry;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ServerId as ServerSlot;
-use dpvs_api::{ApiError, ErrorKind, Operation, Protocol, Server, Service, ServiceId, ServiceSettings, Timeouts};
+use dpvs_api::{
+    ApiError, ErrorKind, Operation, Protocol, Server, Service, ServiceId, ServiceSettings, SysctlError, Sysctls,
+    Timeouts,
+};
 
 use super::Registry;
 use super::validate::{self, Problem};
@@ -18,6 +21,7 @@ pub struct Draft {
     /// True when services that existed before are removed unless `services` says otherwise.
     pub(super) cleared: bool,
     pub(super) timeouts: Timeouts,
+    pub(super) sysctls: Sysctls,
     /// True when the statistics of untouched services are set to zero as well.
     pub(super) zero_all: bool,
     local_addresses: Vec<NewLocalAddress>,
@@ -86,6 +90,7 @@ impl<'a> Drafter<'a> {
             services: BTreeMap::new(),
             cleared: false,
             timeouts: registry.timeouts,
+            sysctls: registry.sysctls,
             zero_all: false,
             local_addresses: Vec::new(),
         };
@@ -193,6 +198,11 @@ impl<'a> Drafter<'a> {
                 set(&mut self.draft.timeouts.udp, timeouts.udp);
                 Ok(())
             }
+            Operation::SetSysctls { values } => values.iter().try_for_each(|(name, &value)| {
+                let invalid =
+                    |error: SysctlError| Problem::new(ErrorKind::Invalid, format!("values.{name}"), error.to_string());
+                self.draft.sysctls.set(name, value).map_err(invalid)
+            }),
         }
     }
 

@@ -25,7 +25,9 @@ use std::sync::Arc;
 
 use dataplane::snapshot::ServiceTable;
 use dataplane::{ServerId as ServerSlot, ServiceId as ServiceSlot, snapshot};
-use dpvs_api::{ApiError, ErrorKind, ForwardMode, Operation, Server, Service, ServiceId, ServiceSettings, Timeouts};
+use dpvs_api::{
+    ApiError, ErrorKind, ForwardMode, Operation, Server, Service, ServiceId, ServiceSettings, Sysctls, Timeouts,
+};
 
 pub use draft::{Draft, NewLocalAddress};
 use draft::{Drafter, ServiceDraft};
@@ -66,6 +68,7 @@ pub struct Registry {
     /// Servers, removed ones included, that are or once were reached by NAT: such connections may be left.
     nat_servers: HashSet<(ServiceId, SocketAddr)>,
     timeouts: Timeouts,
+    sysctls: Sysctls,
     /// Number given last to a version of a service or to a service as such.
     last_number: u64,
     table: Arc<ServiceTable>,
@@ -145,6 +148,7 @@ impl Registry {
             trash: HashMap::new(),
             nat_servers: HashSet::new(),
             timeouts: Timeouts::default(),
+            sysctls: Sysctls::default(),
             last_number: 0,
             table: Arc::default(),
         }
@@ -163,6 +167,11 @@ impl Registry {
     /// Director-wide connection timeouts in seconds; none is 0.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// Run-time settings.
+    pub fn sysctls(&self) -> Sysctls {
+        self.sysctls
     }
 
     /// Local addresses of all services.
@@ -199,6 +208,7 @@ impl Registry {
             modified |= self.update(id, service, &mut changes);
         }
         self.timeouts = draft.timeouts;
+        self.sysctls = draft.sysctls;
         if modified {
             let services = self.services.values().map(|entry| Arc::clone(&entry.compiled));
             let nat_servers = self.nat_servers.iter().map(|(id, addr)| (compile::key(*id), addr.ip(), addr.port()));

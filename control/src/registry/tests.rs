@@ -567,7 +567,9 @@ impl Model {
             Operation::Zero { service: Some((protocol, address)) } => {
                 self.0.get(&ServiceId { protocol, address }).map(|_| ())
             }
-            Operation::Zero { service: None } | Operation::SetTimeouts { .. } => Some(()),
+            Operation::Zero { service: None } | Operation::SetTimeouts { .. } | Operation::SetSysctls { .. } => {
+                Some(())
+            }
         }
     }
 }
@@ -672,4 +674,19 @@ proptest! {
         registry.sweep(&idle);
         prop_assert_eq!((registry.server_slots.available(), registry.service_slots.available()), (20, 4));
     }
+}
+
+#[test]
+fn settings_are_set_all_or_none() {
+    let mut registry = Registry::new(1, 1);
+    let set = |registry: &mut Registry, values: &[(&str, u32)]| {
+        let values = values.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+        registry.apply(&[Operation::SetSysctls { values }], &idle)
+    };
+    set(&mut registry, &[("sloppy_tcp", 1), ("conn_reuse_mode", 0)]).unwrap();
+    let expected = Sysctls { sloppy_tcp: 1, conn_reuse_mode: 0, ..Sysctls::default() };
+    assert_eq!(registry.sysctls(), expected);
+    let error = set(&mut registry, &[("conn_reuse_mode", 1), ("sloppy_tcp", 2)]).unwrap_err();
+    assert_eq!((error.kind, error.path.as_deref()), (ErrorKind::Invalid, Some("[0].values.sloppy_tcp")));
+    assert_eq!(registry.sysctls(), expected);
 }

@@ -1,6 +1,7 @@
 //! The paths of the API. Every handler turns a request into operations or a question for the core; nothing else
 //! happens here.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use axum::Router;
@@ -43,6 +44,7 @@ pub(super) fn router(core: CoreHandle, limits: Limits) -> Router {
         .route("/v1/ports", get(ports))
         .route("/v1/connections", get(connections))
         .route("/v1/timeouts", get(timeouts).put(set_timeouts))
+        .route("/v1/sysctls", get(sysctls).put(set_sysctls))
         .route("/v1/zero", post(zero))
         .route("/v1/batch", post(batch))
         .route("/v1/services", get(services).post(add_service).delete(clear))
@@ -102,7 +104,9 @@ impl Api {
 fn within_body(path: &str) -> String {
     let path = path.strip_prefix("[0]").unwrap_or(path);
     let path = path.strip_prefix('.').unwrap_or(path);
-    let body = ["service.", "server.", "settings.", "timeouts."].iter().find_map(|member| path.strip_prefix(member));
+    let body = ["service.", "server.", "settings.", "timeouts.", "values."]
+        .iter()
+        .find_map(|member| path.strip_prefix(member));
     body.unwrap_or(path).to_owned()
 }
 
@@ -129,6 +133,15 @@ async fn timeouts(State(api): State<Api>) -> Answer {
 async fn set_timeouts(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {
     let timeouts: Timeouts = json(api.limits, &headers, body).await?;
     api.apply(Operation::SetTimeouts { timeouts }).await
+}
+
+async fn sysctls(State(api): State<Api>) -> Answer {
+    api.tell(api.core.sysctls()).await
+}
+
+async fn set_sysctls(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {
+    let values: BTreeMap<String, u32> = json(api.limits, &headers, body).await?;
+    api.apply(Operation::SetSysctls { values }).await
 }
 
 #[derive(Deserialize)]

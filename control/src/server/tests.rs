@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use dpvs_api::{Operation, Timeouts};
+use dpvs_api::{Operation, Sysctls, Timeouts};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -125,6 +125,7 @@ async fn answer_questions(
                 _ = reply.send(Err(ApiError { kind: ErrorKind::NotFound, message, path: None }));
             }
             Question::Timeouts(reply) => _ = reply.send(Timeouts::default()),
+            Question::Sysctls(reply) => _ = reply.send(Sysctls::default()),
             Question::Workers(reply) => unanswered.push(reply),
             _ => {}
         }
@@ -192,6 +193,12 @@ fn every_change_becomes_its_operation() {
             r#"{"tcp":600,"tcp_fin":0,"udp":0}"#,
             r#"{"op":"set-timeouts","timeouts":{"tcp":600,"tcp_fin":0,"udp":0}}"#.to_owned(),
         ),
+        (
+            "PUT",
+            "/v1/sysctls".to_owned(),
+            r#"{"sloppy_tcp":1}"#,
+            r#"{"op":"set-sysctls","values":{"sloppy_tcp":1}}"#.to_owned(),
+        ),
     ];
     for (method, path, body, operation) in cases {
         assert_eq!(daemon.ask(method, &path, body), (204, String::new()), "{method} {path}");
@@ -220,6 +227,8 @@ fn questions_and_their_errors() {
     assert_eq!(daemon.ask("GET", "/v1/services", ""), (200, "[]\n".to_owned()));
     let (status, body) = daemon.ask("GET", "/v1/timeouts", "");
     assert_eq!((status, body.as_str()), (200, "{\"tcp\":900,\"tcp_fin\":120,\"udp\":300}\n"));
+    let (status, body) = daemon.ask("GET", "/v1/sysctls", "");
+    assert_eq!((status, serde_json::from_str::<Sysctls>(&body).unwrap()), (200, Sysctls::default()));
     let (status, error) = daemon.refuse("GET", "/v1/services/tcp/192.0.2.1/80", "");
     assert_eq!(
         (status, error.kind, error.message.as_str()),

@@ -8,6 +8,7 @@ mod support;
 mod forward;
 mod fullnat;
 mod icmp;
+mod lifecycle;
 mod neighbours;
 mod one_packet;
 mod robustness;

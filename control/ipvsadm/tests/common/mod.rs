@@ -150,7 +150,8 @@ impl Table {
             Operation::Zero { service: Some((protocol, address)) } => {
                 self.find(protocol, address).map_err(|_| error(ErrorKind::NotFound, "service"))?;
             }
-            Operation::Zero { service: None } => {}
+            // ipvsadm has no option for these.
+            Operation::SetSysctls { .. } | Operation::Zero { service: None } => {}
             Operation::SetTimeouts { timeouts } => {
                 for (old, new) in [
                     (&mut self.timeouts.tcp, timeouts.tcp),

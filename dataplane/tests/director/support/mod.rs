@@ -270,6 +270,15 @@ impl Director {
         self
     }
 
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// The family of the first service.
+    pub fn family(&self) -> Family {
+        if self.services[0].key.vaddr.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
     /// Changes the configuration and publishes it; the FIB stays as it is.
     pub fn configure(&mut self, change: impl FnOnce(&mut Vec<Service>)) {
         change(&mut self.services);

@@ -1,0 +1,293 @@
+//! Run-time settings that have the names, values and defaults of IPVS's sysctls (`net.ipv4.vs.*`).
+//!
+//! What each means is in the kernel's Documentation/networking/ipvs-sysctl.rst. Here one row of a table is the whole
+//! definition of a setting; the packet path gets it by way of `control/src/settings.rs`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// One setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The sysctl's name without `net.ipv4.vs.`.
+    pub name: &'static str,
+    /// Its value at start-up.
+    pub default: u32,
+    /// Smallest value.
+    pub min: u32,
+    /// Largest value.
+    pub max: u32,
+    /// What it does, in one line.
+    pub meaning: &'static str,
+}
+
+/// Why a setting cannot have a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SysctlError {
+    /// Neither IPVS nor dpvsd has it.
+    #[error("there is no setting '{0}': 'dpvs-ctl get' lists those that there are")]
+    Unknown(String),
+    /// IPVS has it, dpvsd not yet.
+    #[error("{name} is a setting of IPVS that dpvsd does not have yet ({feature}): leave it out")]
+    NotYet {
+        /// Its name.
+        name: &'static str,
+        /// What it belongs to.
+        feature: &'static str,
+    },
+    /// dpvsd always works as if it had this value.
+    #[error("{name} cannot be {value}, only {fixed}: {reason}")]
+    Fixed {
+        /// Its name.
+        name: &'static str,
+        /// The value asked for.
+        value: u32,
+        /// The only value.
+        fixed: u32,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The value is none of those that IPVS knows.
+    #[error("{value} is out of range for {name}: give {min} to {max}")]
+    Range {
+        /// Its name.
+        name: &'static str,
+        /// The value asked for.
+        value: u32,
+        /// Smallest value.
+        min: u32,
+        /// Largest value.
+        max: u32,
+    },
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $name:ident = $default:literal, $min:literal to $max:literal;)+) => {
+        /// The settings; a value out of its range is not set by [`set`](Self::set).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Sysctls {
+            $($(#[doc = $doc])+ pub $name: u32,)+
+        }
+
+        impl Default for Sysctls {
+            /// The kernel's values.
+            fn default() -> Self {
+                Self { $($name: $default,)+ }
+            }
+        }
+
+        impl Sysctls {
+            /// All settings, in alphabetical order.
+            pub const ALL: &[Setting] = &[$(Setting {
+                name: stringify!($name),
+                default: $default,
+                min: $min,
+                max: $max,
+                meaning: concat!($($doc),+).trim_ascii(),
+            },)+];
+
+            fn value_mut(&mut self, name: &str) -> Option<&mut u32> {
+                match name {
+                    $(stringify!($name) => Some(&mut self.$name),)+
+                    _ => None,
+                }
+            }
+
+            /// The value of a setting; `None` if there is none of this name.
+            pub fn get(&self, name: &str) -> Option<u32> {
+                match name {
+                    $(stringify!($name) => Some(self.$name),)+
+                    _ => FIXED.iter().find(|fixed| fixed.0 == name).map(|fixed| fixed.1),
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// A client's new connection from the port of an old one that is still kept: 0 goes to the old one's server; 1 is scheduled anew if the old one has ended; 2 and 3 also if it is in FIN_WAIT and the director does not see its replies
+    conn_reuse_mode = 1, 0 to 3;
+    /// Connections of a removed server: 0 their packets are dropped; 1 they end, and their packets are scheduled anew. With 1, new connections of a client leave a server of weight 0 even if they come from the port of an old one
+    expire_nodest_conn = 0, 0 to 1;
+    /// 1: any TCP segment but a RST opens a connection, not only a SYN
+    sloppy_tcp = 0, 0 to 1;
+}
+
+/// Settings of IPVS that have one value here, with the reason why no other.
+const FIXED: &[(&str, u32, &str)] = &[
+    (
+        "backup_only",
+        0,
+        "a director that forwards nothing while it is a backup needs no packet of the services: let the router not send any",
+    ),
+    (
+        "cache_bypass",
+        0,
+        "dpvsd forwards nothing to addresses that are no virtual service's; add the origin servers as real servers of a low weight",
+    ),
+    ("conntrack", 0, "dpvsd does not use Netfilter, so there is no other connection table to keep"),
+    ("pmtu_disc", 1, "packets too large for the way to the server are always answered with the size that fits"),
+    ("run_estimation", 1, "rates cost nothing on the packet path, so they are always kept"),
+    ("snat_reroute", 1, "replies are always routed by the address of their client"),
+];
+
+/// Settings of IPVS that belong to something not built yet.
+const NOT_YET: &[(&str, &str)] = &[
+    ("am_droprate", "drop_packet"),
+    ("amemthresh", "defences"),
+    ("drop_entry", "defences"),
+    ("drop_packet", "defences"),
+    ("expire_quiescent_template", "persistence"),
+    ("ignore_tunneled", "schedule_icmp"),
+    ("lblc_expiration", "entries of lblc are kept for 24 hours"),
+    ("lblcr_expiration", "entries of lblcr are kept for 24 hours"),
+    ("nat_icmp_send", "errors about packets of NAT servers that belong to no connection"),
+    ("schedule_icmp", "connections that an ICMP error opens"),
+    ("secure_tcp", "defences"),
+    ("sloppy_sctp", "SCTP"),
+    ("sync_persist_mode", "connection synchronisation"),
+    ("sync_ports", "connection synchronisation"),
+    ("sync_qlen_max", "connection synchronisation"),
+    ("sync_refresh_period", "connection synchronisation"),
+    ("sync_retries", "connection synchronisation"),
+    ("sync_sock_size", "connection synchronisation"),
+    ("sync_threshold", "connection synchronisation"),
+    ("sync_version", "connection synchronisation"),
+];
+
+impl Sysctls {
+    /// Gives a setting a value.
+    pub fn set(&mut self, name: &str, value: u32) -> Result<(), SysctlError> {
+        if let Some(&(name, fixed, reason)) = FIXED.iter().find(|fixed| fixed.0 == name) {
+            return match value == fixed {
+                true => Ok(()),
+                false => Err(SysctlError::Fixed { name, value, fixed, reason }),
+            };
+        }
+        if let Some(&(name, feature)) = NOT_YET.iter().find(|missing| missing.0 == name) {
+            return Err(SysctlError::NotYet { name, feature });
+        }
+        let unknown = || SysctlError::Unknown(name.to_owned());
+        let Setting { name, min, max, .. } = *Self::ALL.iter().find(|s| s.name == name).ok_or_else(unknown)?;
+        if !(min..=max).contains(&value) {
+            return Err(SysctlError::Range { name, value, min, max });
+        }
+        *self.value_mut(name).ok_or_else(unknown)? = value;
+        Ok(())
+    }
+
+    /// All settings with their values, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Setting, u32)> {
+        Self::ALL.iter().filter_map(|setting| Some((setting, self.get(setting.name)?)))
+    }
+
+    /// What has to be set to come from `self` to `other`.
+    pub fn difference(&self, other: &Self) -> BTreeMap<String, u32> {
+        let changed = other.iter().filter(|(setting, value)| self.get(setting.name) != Some(*value));
+        changed.map(|(setting, value)| (setting.name.to_owned(), value)).collect()
+    }
+}
+
+impl Serialize for Sysctls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(Self::ALL.len()))?;
+        for (setting, value) in self.iter() {
+            map.serialize_entry(setting.name, &value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Sysctls {
+    /// From names and values; those not named have their default.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Values;
+
+        impl<'de> Visitor<'de> for Values {
+            type Value = Sysctls;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("settings and their values")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Sysctls, M::Error> {
+                let mut sysctls = Sysctls::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    map.next_value_seed(Value { sysctls: &mut sysctls, name: &name })?;
+                }
+                Ok(sysctls)
+            }
+        }
+
+        deserializer.deserialize_map(Values)
+    }
+}
+
+/// The value of one name; sets it, so that an error is about this value and not about the whole map.
+struct Value<'a> {
+    sysctls: &'a mut Sysctls,
+    name: &'a str,
+}
+
+impl<'de> de::DeserializeSeed<'de> for Value<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let value = u32::deserialize(deserializer)?;
+        self.sysctls.set(self.name, value).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sound() {
+        let names: Vec<&str> = Sysctls::ALL.iter().map(|s| s.name).collect();
+        assert!(names.is_sorted());
+        let others = FIXED.iter().map(|f| f.0).chain(NOT_YET.iter().map(|n| n.0));
+        for other in others {
+            assert!(!names.contains(&other), "{other} is in two tables");
+        }
+        for (setting, value) in Sysctls::default().iter() {
+            assert!((setting.min..=setting.max).contains(&value), "{}", setting.name);
+            assert!(!setting.meaning.is_empty());
+        }
+    }
+
+    #[test]
+    fn values_are_set_within_their_range() {
+        let mut sysctls = Sysctls::default();
+        sysctls.set("conn_reuse_mode", 3).unwrap();
+        assert_eq!((sysctls.conn_reuse_mode, sysctls.get("conn_reuse_mode")), (3, Some(3)));
+        sysctls.set("snat_reroute", 1).unwrap();
+        assert_eq!((sysctls.get("snat_reroute"), sysctls.get("x")), (Some(1), None));
+        for (name, value, message) in [
+            ("conn_reuse_mode", 4, "4 is out of range for conn_reuse_mode: give 0 to 3"),
+            ("conn_reuse", 1, "there is no setting 'conn_reuse': 'dpvs-ctl get' lists those that there are"),
+            ("sync_version", 1, "sync_version is a setting of IPVS that dpvsd does not have yet (connection"),
+            ("snat_reroute", 0, "snat_reroute cannot be 0, only 1: replies are always routed"),
+        ] {
+            let error = sysctls.set(name, value).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+        assert_eq!(sysctls, Sysctls { conn_reuse_mode: 3, ..Sysctls::default() });
+    }
+
+    #[test]
+    fn as_json() {
+        let sysctls = Sysctls { sloppy_tcp: 1, ..Sysctls::default() };
+        let text = serde_json::to_string(&sysctls).unwrap();
+        assert!(text.contains("\"sloppy_tcp\":1"), "{text}");
+        assert_eq!(serde_json::from_str::<Sysctls>(&text).unwrap(), sysctls);
+        assert_eq!(serde_json::from_str::<Sysctls>("{\"sloppy_tcp\":1}").unwrap(), sysctls);
+        let error = serde_json::from_str::<Sysctls>("{\"sloppy_tcp\":2}").unwrap_err().to_string();
+        assert!(error.starts_with("2 is out of range for sloppy_tcp: give 0 to 1"), "{error}");
+        assert_eq!(Sysctls::default().difference(&sysctls), BTreeMap::from([("sloppy_tcp".to_owned(), 1)]));
+    }
+}

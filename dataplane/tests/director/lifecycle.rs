@@ -1,0 +1,174 @@
+//! Which packets open connections, and when a connection gives way to a new one.
+
+use dataplane::ServerId;
+use dataplane::snapshot::ForwardMode::{self, DirectRouting, FullNat, Nat, Tunnel};
+use dataplane::snapshot::Reuse;
+use dataplane::verdict::DropReason;
+use proto::state::State;
+use proto::tcp::Flags;
+use proto::{Family, Protocol};
+
+use crate::support::packet::{tcp, udp};
+use crate::support::*;
+
+const FIN: Flags = Flags(Flags::FIN.0 | Flags::ACK.0);
+const RST: Flags = Flags(Flags::RST.0 | Flags::ACK.0);
+
+/// A director with a service of two servers.
+fn director(family: Family, workers: usize, protocol: Protocol, mode: ForwardMode) -> Director {
+    Director::new(Setup::workers(workers), vec![service(1, family, protocol, mode, &[1, 2])])
+}
+
+/// The server that a client's segment reaches; arrives at the last worker.
+fn reaches(director: &mut Director, cport: u16, flags: Flags) -> Option<ServerId> {
+    let family = director.family();
+    let worker = director.shared.limits.workers - 1;
+    let segment = tcp(client(family, cport), virt(family, 1), flags);
+    match director.receive(worker, CLIENTS, &segment).len() {
+        0 => None,
+        _ => Some(director.connection().server_id),
+    }
+}
+
+/// Brings the only connection into a state by segments of the client.
+fn lead_to(director: &mut Director, cport: u16, state: State) {
+    let segments: &[Flags] = match state {
+        State::SynRecv => &[Flags::SYN],
+        State::Established => &[Flags::SYN, Flags::ACK],
+        State::FinWait => &[Flags::SYN, Flags::ACK, FIN],
+        State::Close => &[Flags::SYN, Flags::ACK, RST],
+        State::TimeWait => &[Flags::SYN, FIN],
+        _ => panic!("no way to {state}"),
+    };
+    for &flags in segments {
+        reaches(director, cport, flags);
+    }
+    assert_eq!(director.connection().state, state);
+}
+
+#[test]
+fn a_port_used_again_is_scheduled_anew_as_the_mode_says() {
+    use State::{Close, Established, FinWait, SynRecv, TimeWait};
+    // Mode of forwarding, state -> the settings with which a SYN is scheduled anew.
+    let cases: [(ForwardMode, State, &[Reuse]); 9] = [
+        (Nat, SynRecv, &[]),
+        (Nat, Established, &[]),
+        (Nat, TimeWait, &[Reuse::Ended, Reuse::Closing]),
+        (Nat, Close, &[Reuse::Ended, Reuse::Closing]),
+        (FullNat, Close, &[Reuse::Ended, Reuse::Closing]),
+        (DirectRouting, Established, &[]),
+        (DirectRouting, FinWait, &[Reuse::Closing]),
+        (Tunnel, FinWait, &[Reuse::Closing]),
+        (Tunnel, Close, &[Reuse::Ended, Reuse::Closing]),
+    ];
+    for family in FAMILIES {
+        for workers in [1, 2] {
+            for (mode, state, anew) in cases {
+                for reuse in [Reuse::Never, Reuse::Ended, Reuse::Closing] {
+                    let mut director = director(family, workers, Protocol::TCP, mode);
+                    director.settings.reuse = reuse;
+                    director.publish();
+                    lead_to(&mut director, 1000, state);
+                    let before = director.connection().server_id;
+                    let after = reaches(&mut director, 1000, Flags::SYN).expect("forwarded");
+                    assert_eq!(after != before, anew.contains(&reuse), "{mode:?} {state} {reuse:?}");
+                    director.settle();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_of_weight_zero_loses_new_connections_of_known_ports() {
+    for family in FAMILIES {
+        for expire_nodest_conn in [false, true] {
+            let mut director = director(family, 2, Protocol::TCP, Nat);
+            director.settings.expire_nodest_conn = expire_nodest_conn;
+            director.settings.reuse = Reuse::Never;
+            lead_to(&mut director, 1000, State::Established);
+            let before = director.connection().server_id;
+            director.configure(|services| {
+                let server = services[0].servers.iter_mut().find(|s| s.id == before);
+                server.expect("its server").weight = 0;
+            });
+            assert_eq!(reaches(&mut director, 1000, Flags::ACK), Some(before), "it drains");
+            let after = reaches(&mut director, 1000, Flags::SYN).expect("forwarded");
+            assert_eq!(after != before, expire_nodest_conn);
+            director.settle();
+        }
+    }
+}
+
+#[test]
+fn connections_of_a_removed_server_rest_or_end() {
+    for family in FAMILIES {
+        for mode in MODES {
+            let mut director = director(family, 2, Protocol::UDP, mode);
+            let datagram = udp(client(family, 1000), virt(family, 1));
+            director.forward(0, CLIENTS, &datagram);
+            let before = director.connection().server_id;
+            let removed = *director.services()[0].servers.iter().find(|s| s.id == before).expect("its server");
+            director.configure(|services| services[0].servers.retain(|s| s.id != before));
+            assert_eq!(director.receive(0, CLIENTS, &datagram).len(), 0, "its packets are dropped");
+            assert_eq!(director.dropped(DropReason::ServerGone), 1);
+
+            director.configure(|services| services[0].servers.push(removed));
+            director.forward(0, CLIENTS, &datagram);
+            assert_eq!(director.connection().server_id, before, "the server is back");
+
+            director.settings.expire_nodest_conn = true;
+            director.configure(|services| services[0].servers.retain(|s| s.id != before));
+            director.forward(0, CLIENTS, &datagram);
+            assert_ne!(director.connection().server_id, before, "{mode:?}: the packet is scheduled anew");
+            assert_eq!(director.dropped(DropReason::ServerGone), 1);
+            director.finish();
+        }
+    }
+}
+
+#[test]
+fn a_segment_of_a_removed_servers_connection_does_not_open_another() {
+    let mut director = director(Family::V4, 2, Protocol::TCP, Nat);
+    director.settings.expire_nodest_conn = true;
+    lead_to(&mut director, 1000, State::Established);
+    let before = director.connection().server_id;
+    director.configure(|services| services[0].servers.retain(|s| s.id != before));
+    assert_eq!(reaches(&mut director, 1000, Flags::ACK), None);
+    assert_eq!((director.punted().len(), director.connections().len()), (1, 0), "the kernel resets it");
+    assert!(reaches(&mut director, 1000, Flags::SYN).is_some());
+    director.finish();
+}
+
+#[test]
+fn sloppy_tcp_takes_any_segment_but_a_reset() {
+    let cases = [
+        (Flags::SYN, true, State::SynRecv),
+        (Flags::ACK, false, State::Established),
+        (FIN, false, State::Close),
+        (Flags(0), false, State::Close),
+    ];
+    for family in FAMILIES {
+        for mode in MODES {
+            for sloppy_tcp in [false, true] {
+                for (flags, opens_always, state) in cases {
+                    let mut director = director(family, 2, Protocol::TCP, mode);
+                    director.settings.sloppy_tcp = sloppy_tcp;
+                    director.publish();
+                    let opened = reaches(&mut director, 1000, flags).is_some();
+                    assert_eq!(opened, opens_always || sloppy_tcp, "{flags:?} sloppy_tcp {sloppy_tcp}");
+                    if opened {
+                        assert_eq!(director.connection().state, state, "{flags:?}");
+                    }
+                    director.settle();
+                }
+                for flags in [RST, Flags(Flags::RST.0 | Flags::SYN.0)] {
+                    let mut director = director(family, 2, Protocol::TCP, mode);
+                    director.settings.sloppy_tcp = sloppy_tcp;
+                    director.publish();
+                    assert_eq!((reaches(&mut director, 1000, flags), director.punted().len()), (None, 1));
+                }
+            }
+        }
+    }
+}
