@@ -357,13 +357,15 @@ impl Core {
             let stats = self.stats.server(member.slot);
             ServerStatus { server: member.server.clone(), active_connections, inactive_connections, stats }
         });
-        let (no_server, local_port_exhausted) = self.stats.refused(entry.slot());
+        let counts = self.stats.service_counts(entry.slot());
         ServiceStatus {
             service: entry.without_servers(id),
             server_status: server_status.collect(),
             stats: self.stats.service(entry.slot()),
-            no_server,
-            local_port_exhausted,
+            no_server: counts.no_server,
+            local_port_exhausted: counts.local_port_exhausted,
+            client_address_sent: counts.client_address_sent,
+            client_address_omitted: counts.client_address_omitted,
         }
     }
 

@@ -12,6 +12,7 @@ use std::ops::{Add, AddAssign, Sub};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dataplane::counters::{Counter, ServiceCounters};
 use dataplane::shared::Shared;
 use dataplane::verdict::DropReason;
 use dataplane::{PortId, ServerId as ServerSlot, ServiceId as ServiceSlot};
@@ -107,8 +108,7 @@ struct ServiceRecord {
     retired: Counts,
     /// Servers, removed ones included as long as they hold their slots.
     members: Vec<ServerSlot>,
-    no_server: u64,
-    local_port_exhausted: u64,
+    baseline: ServiceCounts,
     rates: Rates,
 }
 
@@ -180,12 +180,10 @@ impl Stats {
         }
     }
 
-    /// New connections of a service that were dropped because no server took them, and because every local port was
-    /// taken.
-    pub fn refused(&self, slot: ServiceSlot) -> (u64, u64) {
-        let Some(Some(record)) = self.services.get(slot.0 as usize) else { return (0, 0) };
-        let (no_server, exhausted) = refused(&self.shared, slot);
-        (no_server.wrapping_sub(record.no_server), exhausted.wrapping_sub(record.local_port_exhausted))
+    /// What is counted of a service beside its servers' traffic.
+    pub fn service_counts(&self, slot: ServiceSlot) -> ServiceCounts {
+        let Some(Some(record)) = self.services.get(slot.0 as usize) else { return ServiceCounts::default() };
+        ServiceCounts::of(&self.shared, slot) - record.baseline
     }
 
     fn service_total(&self, slot: ServiceSlot) -> Option<Counts> {
@@ -198,12 +196,10 @@ impl Stats {
     }
 
     fn add_service(&mut self, slot: ServiceSlot) {
-        let (no_server, local_port_exhausted) = refused(&self.shared, slot);
         let record = ServiceRecord {
             retired: Counts::default(),
             members: Vec::new(),
-            no_server,
-            local_port_exhausted,
+            baseline: ServiceCounts::of(&self.shared, slot),
             rates: Rates::default(),
         };
         put(&mut self.services, slot.0, Some(record));
@@ -240,7 +236,7 @@ impl Stats {
         let Some(Some(service)) = self.services.get_mut(slot.0 as usize) else { return };
         service.retired = Counts::default();
         service.rates = Rates::default();
-        (service.no_server, service.local_port_exhausted) = refused(&self.shared, slot);
+        service.baseline = ServiceCounts::of(&self.shared, slot);
         for &member in &service.members {
             if let Some(Some(server)) = self.servers.get_mut(member.0 as usize) {
                 server.baseline = Counts::of_server(&self.shared, member);
@@ -258,11 +254,44 @@ fn put<T>(records: &mut Vec<Option<T>>, slot: u32, record: Option<T>) {
     records[index] = record;
 }
 
-fn refused(shared: &Shared, slot: ServiceSlot) -> (u64, u64) {
-    shared.workers.iter().fold((0, 0), |(no_server, exhausted), worker| {
-        let c = worker.counters.service(slot);
-        (no_server + c.no_server.get(), exhausted + c.local_port_exhausted.get())
-    })
+/// What workers count for a service beside its servers' traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCounts {
+    /// New connections dropped because no server took them.
+    pub no_server: u64,
+    /// New connections dropped because every local port was taken.
+    pub local_port_exhausted: u64,
+    /// Packets that told the server the client's address.
+    pub client_address_sent: u64,
+    /// Packets that should have told it and had no room.
+    pub client_address_omitted: u64,
+}
+
+impl ServiceCounts {
+    fn of(shared: &Shared, slot: ServiceSlot) -> Self {
+        let sum = |counter: fn(&ServiceCounters) -> &Counter| {
+            shared.workers.iter().map(|worker| counter(worker.counters.service(slot)).get()).sum()
+        };
+        Self {
+            no_server: sum(|c| &c.no_server),
+            local_port_exhausted: sum(|c| &c.local_port_exhausted),
+            client_address_sent: sum(|c| &c.client_address_sent),
+            client_address_omitted: sum(|c| &c.client_address_omitted),
+        }
+    }
+}
+
+impl Sub for ServiceCounts {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            no_server: self.no_server.wrapping_sub(other.no_server),
+            local_port_exhausted: self.local_port_exhausted.wrapping_sub(other.local_port_exhausted),
+            client_address_sent: self.client_address_sent.wrapping_sub(other.client_address_sent),
+            client_address_omitted: self.client_address_omitted.wrapping_sub(other.client_address_omitted),
+        }
+    }
 }
 
 /// Active and inactive connections of a server now.

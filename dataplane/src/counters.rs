@@ -95,6 +95,10 @@ pub struct ServiceCounters {
     pub no_server: Counter,
     /// New connections dropped because every local port was taken.
     pub local_port_exhausted: Counter,
+    /// Packets that told the server the client's address.
+    pub client_address_sent: Counter,
+    /// Packets that should have told it and had no room.
+    pub client_address_omitted: Counter,
 }
 
 /// Packets and bytes of one worker on one port, and what the poll loop did.

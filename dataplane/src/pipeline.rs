@@ -18,7 +18,7 @@ use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
 use proto::state::{Direction, tcp_next};
 use proto::{Protocol, Tuple, ethernet, ipv6, plain};
 
-use crate::conn::{Candidate, Conn, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
+use crate::conn::{Candidate, Conn, ConnFlags, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
 use crate::counters::WorkerCounters;
 use crate::forward::{nat, tun};
 use crate::icmp::{self, IcmpError};
@@ -292,6 +292,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
 
+        if A::table(&mut self.tables).get(id).flags.contains(ConnFlags::TOA) {
+            self.toa(snapshot, job, id, Side::Inbound, way);
+        }
         self.track(snapshot, job, id, Side::Inbound);
 
         let ip_id = self.next_ip_id() as u16;
@@ -315,6 +318,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
 
+        if A::table(&mut self.tables).get(id).flags.contains(ConnFlags::TOA) {
+            self.toa(snapshot, job, id, Side::Outbound, way);
+        }
         self.track(snapshot, job, id, Side::Outbound);
 
         let conn = A::table(&mut self.tables).get(id);

@@ -15,7 +15,7 @@ use crate::ip::Ip;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
 use crate::shared::{Limits, Shared};
-use crate::snapshot::{ForwardMode, Server, Service, Snapshot};
+use crate::snapshot::{ClientAddress, ForwardMode, Server, Service, Snapshot};
 use crate::verdict::DropReason;
 
 /// Local ports tried for one connection, per worker. With 95 % of the ports taken one in a thousand connections finds
@@ -295,7 +295,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             protocol: tuple.protocol,
             mode: server.mode,
             state: initial_state(tuple.protocol, server.mode, job),
-            flags: if service.timeout.is_some() { ConnFlags::OWN_TIMEOUT } else { ConnFlags::empty() },
+            flags: flags(service, server, tuple.protocol),
             server: server.id,
             to_server: AdjacencyId::NONE,
             to_client: AdjacencyId::NONE,
@@ -387,6 +387,15 @@ impl<Io: WorkerIo> Pipeline<Io> {
     fn owns<A: Ip>(&self, tuple: &Tuple<A>) -> bool {
         self.shared.limits.workers == 1 || self.ownership.owner(tuple) == self.id
     }
+}
+
+/// What is special about a new connection.
+fn flags(service: &Service, server: &Server, protocol: Protocol) -> ConnFlags {
+    let mut flags = ConnFlags::empty();
+    flags.set(ConnFlags::OWN_TIMEOUT, service.timeout.is_some());
+    let has_address = service.client_address == Some(ClientAddress::Toa) && server.mode == ForwardMode::FullNat;
+    flags.set(ConnFlags::TOA, has_address && protocol == Protocol::TCP);
+    flags
 }
 
 /// The state that the first packet leads to; tracking the packet then comes to the same state.

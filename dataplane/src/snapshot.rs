@@ -125,6 +125,15 @@ pub struct Service {
     pub timeout: Option<u32>,
     /// Every UDP datagram is scheduled by itself and no connection stays; no server is in FULLNAT mode, then.
     pub one_packet: bool,
+    /// How FULLNAT servers learn their clients' addresses.
+    pub client_address: Option<ClientAddress>,
+}
+
+/// A way to tell a server the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAddress {
+    /// In a TCP option; UDP has none.
+    Toa,
 }
 
 /// A real server of one service.

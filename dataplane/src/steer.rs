@@ -159,6 +159,7 @@ mod tests {
             local_ports: (1024, 65535),
             timeout: None,
             one_packet: false,
+            client_address: None,
         })
     }
 

@@ -30,6 +30,17 @@ pub(crate) enum Hop {
     Unresolved { port: PortId, next_hop: IpAddr, dst: IpAddr, mtu: u16 },
 }
 
+impl Way {
+    /// What fits the way in one packet, in bytes; `None` if there is no way.
+    pub fn mtu(self, fib: &Fib) -> Option<u16> {
+        match self {
+            Way::Hop(Hop::Ready(adjacency)) => Some(fib.adjacency(adjacency).mtu),
+            Way::Hop(Hop::Unresolved { mtu, .. }) => Some(mtu),
+            Way::None => None,
+        }
+    }
+}
+
 /// Resolves `dst` unless `cached` holds the answer, and keeps the answer there.
 fn way<A: Ip>(cached: &mut AdjacencyId, fib: &Fib, dst: A, flow: u64) -> Way {
     if *cached == AdjacencyId::NONE {
@@ -73,11 +84,7 @@ pub(crate) fn fit<P: PacketBuf, A: Ip>(
     way: Way,
     overhead: u16,
 ) -> Result<(), (IcmpError, DropReason)> {
-    let mtu = match way {
-        Way::Hop(Hop::Ready(adjacency)) => fib.adjacency(adjacency).mtu,
-        Way::Hop(Hop::Unresolved { mtu, .. }) => mtu,
-        Way::None => return Ok(()),
-    };
+    let Some(mtu) = way.mtu(fib) else { return Ok(()) };
     if u32::from(job.ip.len) + u32::from(overhead) > u32::from(mtu) {
         // What every link must carry is not too big for a tunnel either: its packets are fragmented (RFC 2473 section 7.1).
         let is_small = overhead > 0 && job.ip.len <= A::MIN_MTU;

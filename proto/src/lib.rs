@@ -1,18 +1,20 @@
 //! Network protocols as pure code on byte slices.
 //!
-//! * [`ethernet`], [`arp`], [`ipv4`], [`ipv6`], [`tcp`], [`udp`], [`icmp`], [`icmpv6`]: wire formats. A
+//! * [`ethernet`], [`arp`], [`ipv4`], [`ipv6`], [`tcp`], [`tcp_options`], [`udp`], [`icmp`], [`icmpv6`]: wire formats. A
 //!   header type is a view over a slice; once `new_checked` has accepted the slice, no accessor panics.
 //! * [`checksum`]: the Internet checksum, in full (RFC 1071) and incremental (RFC 1624).
 //! * [`parse`]: one pass over a received frame that yields what the packet path needs of it.
 //! * [`plain`]: the same for most frames, in less time.
 //! * [`quic`]: connection ids.
 //! * [`toeplitz`]: the hash by which NICs spread flows over receive queues.
+//! * [`client_address`]: how a server is told who the client is.
 //! * [`state`]: TCP and UDP connection states, transitions and timeouts, as IPVS has them.
 //! * [`Address`], [`Tuple`]: the one definition of an address family and of a flow's five-tuple.
 #![forbid(unsafe_code)]
 
 pub mod arp;
 pub mod checksum;
+pub mod client_address;
 pub mod ethernet;
 pub mod icmp;
 pub mod icmpv6;
@@ -23,6 +25,7 @@ pub mod plain;
 pub mod quic;
 pub mod state;
 pub mod tcp;
+pub mod tcp_options;
 pub mod toeplitz;
 pub mod udp;
 

@@ -153,6 +153,7 @@ pub fn services<A: Family>(flows: &Flows, weight: u32) -> impl Iterator<Item = O
             scheduler_flags: Vec::new(),
             timeout: None,
             one_packet: false,
+            client_address: None,
             local_ports: LocalPorts { first, last },
             local_addresses: locals.clone(),
             servers: servers.collect(),

@@ -334,6 +334,7 @@ fn services<A: Family>(flows: &Flows) -> Vec<Arc<Service>> {
             local_ports: LOCAL_PORTS,
             timeout: None,
             one_packet: false,
+            client_address: None,
         })
     };
     (0..flows.services).map(service).collect()

@@ -16,8 +16,8 @@ pub use error::{ApiError, ErrorKind};
 pub use operation::Operation;
 pub use request::NewLocalAddress;
 pub use service::{
-    ForwardMode, LocalPorts, ParseServiceIdError, Protocol, Scheduler, SchedulerFlag, Server, ServerId, Service,
-    ServiceId, ServiceSettings, Timeouts,
+    ClientAddress, ForwardMode, LocalPorts, ParseServiceIdError, Protocol, Scheduler, SchedulerFlag, Server, ServerId,
+    Service, ServiceId, ServiceSettings, Timeouts,
 };
 pub use stats::{DropCount, FlowStats, PortStats, ServerStatus, ServiceStatus, Status, WorkerStats};
 pub use sysctl::{Setting, SysctlError, Sysctls};

@@ -250,6 +250,26 @@ fn one() -> u32 {
     1
 }
 
+/// How servers in mode fullnat learn the addresses of their clients, which the packets no longer carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddress {
+    /// In a TCP option of kind 254, which a kernel module on the server understands.
+    Toa,
+}
+
+impl ClientAddress {
+    /// All of them.
+    pub const ALL: [Self; 1] = [ClientAddress::Toa];
+
+    /// Its name in configuration and API.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClientAddress::Toa => "toa",
+        }
+    }
+}
+
 /// First and last local port that FULLNAT uses on each local address, inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -286,6 +306,9 @@ pub struct ServiceSettings {
     /// Ports used on each local address.
     #[serde(default)]
     pub local_ports: LocalPorts,
+    /// How servers learn the clients' addresses, if all are in mode fullnat; absent: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_address: Option<ClientAddress>,
 }
 
 /// A virtual service with its servers.
@@ -311,6 +334,9 @@ pub struct Service {
     /// Ports used on each local address.
     #[serde(default)]
     pub local_ports: LocalPorts,
+    /// How servers learn the clients' addresses, see [`ServiceSettings::client_address`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_address: Option<ClientAddress>,
     /// Source addresses for FULLNAT servers.
     #[serde(default)]
     pub local_addresses: Vec<IpAddr>,
@@ -333,6 +359,7 @@ impl Service {
             timeout: self.timeout,
             one_packet: self.one_packet,
             local_ports: self.local_ports,
+            client_address: self.client_address,
         }
     }
 }

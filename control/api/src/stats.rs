@@ -61,6 +61,12 @@ pub struct ServiceStatus {
     pub no_server: u64,
     /// New FULLNAT connections dropped because every local port was taken.
     pub local_port_exhausted: u64,
+    /// Packets that told the server the client's address; see [`Service::client_address`].
+    #[serde(default)]
+    pub client_address_sent: u64,
+    /// Packets that should have told it and had no room.
+    #[serde(default)]
+    pub client_address_omitted: u64,
 }
 
 /// A drop reason's counter, summed over workers.

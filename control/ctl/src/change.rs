@@ -28,6 +28,7 @@ pub(crate) fn add_service(
             timeout: settings.timeout,
             one_packet: settings.one_packet.unwrap_or_default(),
             local_ports: settings.local_ports.unwrap_or_default(),
+            client_address: settings.client_address.and_then(|told| told.0),
             local_addresses: local_addresses.to_vec(),
             servers: servers.iter().map(server).collect(),
         },
@@ -49,6 +50,7 @@ pub(crate) fn edit_service(old: &Service, settings: &Settings, no_timeout: bool)
             timeout: settings.timeout.or(old_timeout),
             one_packet: settings.one_packet.unwrap_or(old.one_packet),
             local_ports: settings.local_ports.unwrap_or(old.local_ports),
+            client_address: settings.client_address.map_or(old.client_address, |told| told.0),
         },
     }
 }
@@ -92,14 +94,20 @@ pub(crate) fn edit_server(
 
 #[cfg(test)]
 mod tests {
-    use dpvs_api::{LocalPorts, Scheduler, SchedulerFlag};
+    use dpvs_api::{ClientAddress, LocalPorts, Scheduler, SchedulerFlag};
 
     use super::*;
-    use crate::cli::SchedulerFlags;
+    use crate::cli::{SchedulerFlags, Told};
     use crate::show::tests::service_status;
 
-    const NOTHING: Settings =
-        Settings { scheduler: None, scheduler_flags: None, timeout: None, one_packet: None, local_ports: None };
+    const NOTHING: Settings = Settings {
+        scheduler: None,
+        scheduler_flags: None,
+        timeout: None,
+        one_packet: None,
+        local_ports: None,
+        client_address: None,
+    };
     const NO_LOAD: Load = Load { weight: None, upper_threshold: None, lower_threshold: None };
 
     fn settings_after(settings: &Settings, no_timeout: bool) -> ServiceSettings {
@@ -119,6 +127,7 @@ mod tests {
             timeout: Some(60),
             one_packet: false,
             local_ports: ports,
+            client_address: Some(ClientAddress::Toa),
         };
         assert_eq!(settings_after(&NOTHING, false), old);
         assert_eq!(settings_after(&NOTHING, true), ServiceSettings { timeout: None, ..old.clone() });
@@ -127,7 +136,9 @@ mod tests {
         let ops = Settings { one_packet: Some(true), ..NOTHING };
         assert_eq!(settings_after(&ops, false), ServiceSettings { one_packet: true, ..old.clone() });
         let longer = Settings { timeout: Some(99), ..NOTHING };
-        assert_eq!(settings_after(&longer, false), ServiceSettings { timeout: Some(99), ..old });
+        assert_eq!(settings_after(&longer, false), ServiceSettings { timeout: Some(99), ..old.clone() });
+        let untold = Settings { client_address: Some(Told(None)), ..NOTHING };
+        assert_eq!(settings_after(&untold, false), ServiceSettings { client_address: None, ..old });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use dpvs_api::{ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, ServiceId};
+use dpvs_api::{ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, ServiceId};
 
 use crate::filter::Endpoint;
 
@@ -180,7 +180,14 @@ pub struct Settings {
     /// Ports used on each local address [default of a new service: 1025-65535]
     #[arg(long, value_name = "FIRST-LAST", value_parser = local_ports)]
     pub local_ports: Option<LocalPorts>,
+    /// How servers in mode fullnat learn the clients' addresses: toa, or none [default of a new service: none]
+    #[arg(long, value_name = "HOW", value_parser = client_address())]
+    pub client_address: Option<Told>,
 }
+
+/// How clients' addresses are told, if at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told(pub Option<ClientAddress>);
 
 /// A list of flags as one argument.
 #[derive(Clone, Debug)]
@@ -328,6 +335,11 @@ fn one_of<T: Clone + Send + Sync + 'static>(words: Vec<(&'static str, T)>) -> im
 
 fn scheduler() -> impl TypedValueParser<Value = Scheduler> {
     one_of(Scheduler::ALL.map(|scheduler| (scheduler.name(), scheduler)).into())
+}
+
+fn client_address() -> impl TypedValueParser<Value = Told> {
+    let ways = ClientAddress::ALL.map(|way| (way.name(), Told(Some(way))));
+    one_of(ways.into_iter().chain([("none", Told(None))]).collect())
 }
 
 fn scheduler_flags(text: &str) -> Result<SchedulerFlags, String> {

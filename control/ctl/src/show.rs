@@ -98,6 +98,7 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
         ("Timeout", service.timeout.map_or("the director's".to_owned(), |timeout| format!("{timeout} s"))),
         ("Local addresses", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
         ("Local ports", format!("{first} to {last}")),
+        ("Client address", client_address(status)),
         ("Without server", format!("{} connections", status.no_server)),
         ("Without local port", format!("{} connections", status.local_port_exhausted)),
     ]);
@@ -129,6 +130,16 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
     }
     text.push('\n');
     text + &table.render()
+}
+
+fn client_address(status: &ServiceStatus) -> String {
+    match status.service.client_address {
+        None => "not told".to_owned(),
+        Some(way) => {
+            let (sent, omitted) = (status.client_address_sent, status.client_address_omitted);
+            format!("{}: in {sent} packets, no room in {omitted}", way.name())
+        }
+    }
 }
 
 fn threshold(value: u32) -> String {

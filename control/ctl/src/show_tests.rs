@@ -1,6 +1,6 @@
 //! Every rendering once, in full.
 
-use dpvs_api::{FlowStats, Protocol, Scheduler, Server, ServerStatus, Service};
+use dpvs_api::{ClientAddress, FlowStats, Protocol, Scheduler, Server, ServerStatus, Service};
 
 use super::*;
 
@@ -26,6 +26,7 @@ pub(crate) fn service_status() -> ServiceStatus {
             timeout: Some(60),
             one_packet: false,
             local_ports: LocalPorts { first: 2000, last: 2999 },
+            client_address: Some(ClientAddress::Toa),
             local_addresses: vec!["10.0.0.200".parse().unwrap()],
             servers: Vec::new(),
         },
@@ -33,6 +34,8 @@ pub(crate) fn service_status() -> ServiceStatus {
         stats: FlowStats { connections: 10, in_packets: 2_000_000, in_bps: 12_345, cps: 4, ..FlowStats::default() },
         no_server: 7,
         local_port_exhausted: 1500,
+        client_address_sent: 12,
+        client_address_omitted: 1,
     }
 }
 
@@ -65,6 +68,7 @@ fn services_and_servers() {
          Timeout             60 s\n\
          Local addresses     10.0.0.200\n\
          Local ports         2000 to 2999\n\
+         Client address      toa: in 12 packets, no room in 1\n\
          Without server      7 connections\n\
          Without local port  1500 connections\n\
          \n\

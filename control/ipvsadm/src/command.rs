@@ -165,6 +165,7 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
             timeout,
             one_packet,
             local_ports: local_ports.unwrap_or_default(),
+            client_address: None,
             local_addresses: Vec::new(),
             servers: Vec::new(),
         },

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use dpvs_api::{LocalPorts, Operation, ServiceId, ServiceSettings, ServiceStatus};
+use dpvs_api::{Operation, ServiceId, ServiceSettings, ServiceStatus};
 
 use crate::arguments::{Parsed, parse};
 use crate::command::{Action, Change, Format, List, action};
@@ -132,21 +132,21 @@ pub(crate) fn operation_of(
     };
     let is_this = |protocol, address| ServiceId { protocol, address } == id;
     let planned = earlier.iter().rev().find_map(|operation| match operation {
-        Operation::AddService { service } if service.id() == id => Some((service.timeout, service.local_ports)),
+        Operation::AddService { service } if service.id() == id => Some(service.settings()),
         Operation::EditService { protocol, address, settings } if is_this(*protocol, *address) => {
-            Some((settings.timeout, settings.local_ports))
+            Some(settings.clone())
         }
         // The edit will fail; let the daemon say so.
         Operation::DeleteService { protocol, address } if is_this(*protocol, *address) => {
-            Some((None, LocalPorts::default()))
+            Some(ServiceSettings::default())
         }
-        Operation::Clear => Some((None, LocalPorts::default())),
+        Operation::Clear => Some(ServiceSettings::default()),
         _ => None,
     });
-    let (old_timeout, old_ports) = match planned {
+    let old = match planned {
         Some(planned) => planned,
         None => match director.service(id) {
-            Ok(status) => (status.service.timeout, status.service.local_ports),
+            Ok(status) => status.service.settings(),
             Err(error) => {
                 let settings = ServiceSettings::default();
                 let edit = Operation::EditService { protocol: id.protocol, address: id.address, settings };
@@ -160,9 +160,10 @@ pub(crate) fn operation_of(
         settings: ServiceSettings {
             scheduler,
             scheduler_flags,
-            timeout: timeout.or(old_timeout),
+            timeout: timeout.or(old.timeout),
             one_packet,
-            local_ports: local_ports.unwrap_or(old_ports),
+            local_ports: local_ports.unwrap_or(old.local_ports),
+            ..old
         },
     })
 }

@@ -161,7 +161,10 @@ fn an_edit_keeps_what_it_does_not_name() {
     assert_eq!(shell.ok("-Ln -t 192.0.2.1:80").lines().last(), Some("TCP  192.0.2.1:80 rr conn-timeout 60"));
     shell.ok("-E -t 192.0.2.1:80 -s wrr");
     assert_eq!(shell.ok("-S -n"), "-A -t 192.0.2.1:80 -s wrr --conn-timeout 60 --local-ports 2000-2999\n");
+    let told = Some(dpvs_api::ClientAddress::Toa);
+    shell.model.table.borrow_mut().services[0].client_address = told;
     shell.ok("-E -t 192.0.2.1:80 --conn-timeout 61");
+    assert_eq!(shell.model.table.borrow().services[0].client_address, told);
     assert_eq!(shell.ok("-S -n"), "-A -t 192.0.2.1:80 -s wlc --conn-timeout 61 --local-ports 2000-2999\n");
 }
 
@@ -214,6 +217,7 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
                 timeout: Some(60),
                 one_packet: false,
                 local_ports: LocalPorts::default(),
+                client_address: None,
             },
         },
         Operation::SetTimeouts { timeouts: dpvs_api::Timeouts { tcp: 600, tcp_fin: 0, udp: 0 } },

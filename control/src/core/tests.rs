@@ -56,6 +56,7 @@ fn add(last: u8, servers: &[&str]) -> Operation {
             timeout: None,
             one_packet: false,
             local_ports: LocalPorts::default(),
+            client_address: None,
             local_addresses: Vec::new(),
             servers: servers.iter().map(server).collect(),
         },

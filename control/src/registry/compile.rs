@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use dataplane::ServiceId as ServiceSlot;
 use dataplane::snapshot;
-use dpvs_api::{ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings};
+use dpvs_api::{ClientAddress, ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings};
 
 use super::Member;
 
@@ -39,6 +39,7 @@ pub(super) fn service(
         local_ports: (settings.local_ports.first, settings.local_ports.last),
         timeout: settings.timeout,
         one_packet: settings.one_packet,
+        client_address: settings.client_address.map(client_address),
     }
 }
 
@@ -89,6 +90,12 @@ fn scheduler(settings: &ServiceSettings) -> sched::Kind {
             true => sched::Key::QuicId,
             false => sched::Key::Source,
         }),
+    }
+}
+
+fn client_address(way: ClientAddress) -> snapshot::ClientAddress {
+    match way {
+        ClientAddress::Toa => snapshot::ClientAddress::Toa,
     }
 }
 

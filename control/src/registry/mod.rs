@@ -117,7 +117,8 @@ impl Entry {
 
     /// Its configuration without servers.
     pub fn without_servers(&self, id: ServiceId) -> Service {
-        let ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports } = self.settings.clone();
+        let ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports, client_address } =
+            self.settings.clone();
         Service {
             protocol: id.protocol,
             address: id.address,
@@ -126,6 +127,7 @@ impl Entry {
             timeout,
             one_packet,
             local_ports,
+            client_address,
             local_addresses: self.local_addresses.clone(),
             servers: Vec::new(),
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use dpvs_api::{ErrorKind, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag};
+use dpvs_api::{ClientAddress, ErrorKind, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag};
 use proptest::prelude::*;
 
 use super::*;
@@ -35,6 +35,7 @@ fn service(address: &str, servers: &[&str]) -> Service {
         timeout: None,
         one_packet: false,
         local_ports: LocalPorts::default(),
+        client_address: None,
         local_addresses: Vec::new(),
         servers: servers.iter().map(|s| server(s)).collect(),
     }
@@ -293,6 +294,14 @@ fn flags_go_with_their_scheduler() {
 }
 
 #[test]
+fn udp_has_no_option_for_the_clients_address() {
+    let whole = Service { protocol: Protocol::Udp, client_address: Some(ClientAddress::Toa), ..service(VIP, &[]) };
+    let error = Registry::new(8, 8).apply(&[Operation::AddService { service: whole }], &idle).unwrap_err();
+    assert_eq!(error.path.as_deref(), Some("[0].service.client_address"));
+    assert!(error.message.starts_with("toa is an option of TCP, which service udp/"), "{error}");
+}
+
+#[test]
 fn maglev_hashing_keeps_the_place_of_a_server_without_weight() {
     let table = |operations: &[Operation]| {
         let mut whole = service(VIP, &["10.0.0.1:80", "10.0.0.2:80"]);
@@ -316,6 +325,7 @@ fn compiled_services_carry_everything() {
     whole.scheduler = Scheduler::Wrr;
     whole.timeout = Some(77);
     whole.local_ports = LocalPorts { first: 5000, last: 6000 };
+    whole.client_address = Some(ClientAddress::Toa);
     whole.local_addresses = vec!["2001:db8::aa".parse().unwrap()];
     let member = Server { weight: 3, upper_threshold: 10, lower_threshold: 5, ..server("[2001:db8::2]:443") };
     let modes = [ForwardMode::Nat, ForwardMode::Fullnat, ForwardMode::Dr, ForwardMode::Tun];
@@ -326,6 +336,7 @@ fn compiled_services_carry_everything() {
     let got = compiled(&registry, "[2001:db8::1]:443");
     assert_eq!(got.scheduler.kind(), sched::Kind::Wrr);
     assert_eq!((got.timeout, got.local_ports), (Some(77), (5000, 6000)));
+    assert_eq!(got.client_address, Some(snapshot::ClientAddress::Toa));
     assert_eq!(got.local_addresses, whole.local_addresses);
     use snapshot::ForwardMode::{DirectRouting, FullNat, Nat, Tunnel};
     let modes: Vec<_> = got.servers.iter().map(|s| s.mode).collect();

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
-    ApiError, ErrorKind, ForwardMode, LocalPorts, Protocol, SchedulerFlag, Server, Service, ServiceId, ServiceSettings,
-    Timeouts,
+    ApiError, ClientAddress, ErrorKind, ForwardMode, LocalPorts, Protocol, SchedulerFlag, Server, Service, ServiceId,
+    ServiceSettings, Timeouts,
 };
 
 /// Longest timeout in seconds: 31 days, as in ipvsadm.
@@ -101,7 +101,14 @@ fn service_id(id: ServiceId) -> Check {
 
 /// New settings of a service.
 pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
-    let ServiceSettings { scheduler, ref scheduler_flags, timeout: of_service, one_packet, local_ports } = *settings;
+    let ServiceSettings {
+        scheduler,
+        ref scheduler_flags,
+        timeout: of_service,
+        one_packet,
+        local_ports,
+        client_address,
+    } = *settings;
     let LocalPorts { first, last } = local_ports;
     for (index, flag) in scheduler_flags.iter().enumerate() {
         if !flag.goes_with(scheduler) {
@@ -125,6 +132,10 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
     if first == 0 || first > last {
         let message = format!("local ports {first} to {last} of service {id} are no range; need 1 <= first <= last");
         return Err(Problem::invalid("local_ports", message));
+    }
+    if let (Protocol::Udp, Some(ClientAddress::Toa)) = (id.protocol, client_address) {
+        let message = format!("toa is an option of TCP, which service {id} cannot have; leave out client_address");
+        return Err(Problem::invalid("client_address", message));
     }
     Ok(())
 }

@@ -84,12 +84,16 @@ fn a_slot_shows_nothing_of_its_earlier_use() {
     bench.sample(2);
     assert_eq!(bench.stats.server(ONE), FlowStats::default());
     assert_eq!(bench.stats.service(SERVICE), FlowStats::default());
-    assert_eq!(bench.stats.refused(SERVICE), (0, 0));
+    assert_eq!(bench.stats.service_counts(SERVICE), ServiceCounts::default());
 
     bench.traffic(0, ONE, 1);
     bench.refusals(0).no_server.add(2);
     bench.refusals(1).local_port_exhausted.add(4);
-    assert_eq!(bench.stats.refused(SERVICE), (2, 4));
+    bench.refusals(1).client_address_sent.add(5);
+    bench.refusals(0).client_address_omitted.add(1);
+    let counts =
+        ServiceCounts { no_server: 2, local_port_exhausted: 4, client_address_sent: 5, client_address_omitted: 1 };
+    assert_eq!(bench.stats.service_counts(SERVICE), counts);
     let again = [
         Change::ServiceRemoved(SERVICE),
         Change::ServerFreed(ONE),
@@ -100,7 +104,7 @@ fn a_slot_shows_nothing_of_its_earlier_use() {
     bench.sample(4);
     assert_eq!(bench.stats.server(ONE), FlowStats::default());
     assert_eq!(bench.stats.service(SERVICE), FlowStats::default());
-    assert_eq!(bench.stats.refused(SERVICE), (0, 0));
+    assert_eq!(bench.stats.service_counts(SERVICE), ServiceCounts::default());
 }
 
 #[test]
@@ -157,7 +161,7 @@ fn zero_clears_one_service_with_its_servers() {
     bench.stats.follow(&[Change::Zeroed(SERVICE)]);
     assert_eq!(bench.stats.server(ONE), FlowStats::default());
     assert_eq!(bench.stats.service(SERVICE), FlowStats::default());
-    assert_eq!(bench.stats.refused(SERVICE), (0, 0));
+    assert_eq!(bench.stats.service_counts(SERVICE), ServiceCounts::default());
     assert_eq!(totals(bench.stats.service(OTHER)), total(7));
     assert_eq!(connections(&bench.shared, ONE), (2, 0), "connections are no statistics");
     // No rate out of the counts before.

@@ -34,6 +34,8 @@ bitflags::bitflags! {
         const LONG_WAY = 1 << 1;
         /// It has an [`Extra`](super::Extra). The table sets it.
         const EXTRA = 1 << 2;
+        /// The client's segments carry its address as an option, until the server's end of the connection exists.
+        const TOA = 1 << 3;
     }
 }
 

@@ -14,3 +14,4 @@ mod one_packet;
 mod robustness;
 mod scheduling;
 mod steering;
+mod toa;

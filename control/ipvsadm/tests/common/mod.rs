@@ -87,6 +87,8 @@ fn status(table: &Table, service: &Service) -> ServiceStatus {
         stats: stats(None),
         no_server: 0,
         local_port_exhausted: 0,
+        client_address_sent: 0,
+        client_address_omitted: 0,
     }
 }
 
@@ -110,9 +112,18 @@ impl Table {
                 self.services.push(service);
             }
             Operation::EditService { protocol, address, settings } => {
-                let ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports } = settings;
+                let ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports, client_address } =
+                    settings;
                 let service = self.find(protocol, address)?;
-                *service = Service { scheduler, scheduler_flags, timeout, one_packet, local_ports, ..service.clone() };
+                *service = Service {
+                    scheduler,
+                    scheduler_flags,
+                    timeout,
+                    one_packet,
+                    local_ports,
+                    client_address,
+                    ..service.clone()
+                };
             }
             Operation::DeleteService { protocol, address } => {
                 self.find(protocol, address)?;
@@ -239,6 +250,7 @@ pub fn service(id: &str) -> Service {
         timeout: None,
         one_packet: false,
         local_ports: LocalPorts::default(),
+        client_address: None,
         local_addresses: Vec::new(),
         servers: Vec::new(),
     }

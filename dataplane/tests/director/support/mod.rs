@@ -169,6 +169,7 @@ pub fn service(id: u8, family: Family, protocol: Protocol, mode: ForwardMode, se
         local_ports: (1024, 65535),
         timeout: None,
         one_packet: false,
+        client_address: None,
     }
 }
 
