@@ -64,7 +64,7 @@ impl CoreHandle {
         self.ask(|reply| Request::Apply(operations, reply)).await?
     }
 
-    /// All services with their servers, sorted by protocol, address and port.
+    /// All services with their servers, sorted by protocol, address and port; then those of firewall marks.
     pub async fn services(&self) -> Result<Vec<ServiceStatus>, ApiError> {
         self.ask(Request::Services).await
     }
@@ -396,7 +396,7 @@ impl Core {
         let unanswered: HashSet<SocketAddr> = self
             .registry
             .services()
-            .map(|(id, _)| id.address)
+            .filter_map(|(id, _)| id.address())
             .filter(|address| !snapshot.fib.is_local(address.ip()))
             .collect();
         let mut unanswered_vips: Vec<SocketAddr> = unanswered.into_iter().collect();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use proto::state::Timeouts;
-use proto::{Address, Protocol};
+use proto::{Address, Family, Protocol};
 use sched::Scheduler;
 
 use crate::fib::Fib;
@@ -91,7 +91,7 @@ impl ForwardMode {
     }
 }
 
-/// What identifies a virtual service.
+/// What identifies a virtual service: where its packets go to, or [their mark](Self::fwmark).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
     /// TCP or UDP.
@@ -100,6 +100,23 @@ pub struct ServiceKey {
     pub vaddr: IpAddr,
     /// The virtual port.
     pub vport: u16,
+}
+
+impl ServiceKey {
+    /// The key of the service for packets with a firewall mark. As in IPVS it has the protocol number of IP, no port, and
+    /// the mark in place of the (first part of the) address.
+    pub fn fwmark(mark: u32, family: Family) -> Self {
+        let vaddr = match family {
+            Family::V4 => IpAddr::V4(mark.into()),
+            Family::V6 => IpAddr::V6((u128::from(mark) << 96).into()),
+        };
+        Self { protocol: Protocol(0), vaddr, vport: 0 }
+    }
+
+    /// True when the service is one for a firewall mark.
+    pub fn is_fwmark(&self) -> bool {
+        self.protocol == Protocol(0)
+    }
 }
 
 /// A virtual service and its servers.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use control::core::{Core, CoreHandle, Devices, Facts, Parts};
 use core_affinity::CoreId;
-use dpvs_api::{ForwardMode, LocalPorts, Operation, Protocol, Scheduler, Server, Service};
+use dpvs_api::{ForwardMode, LocalPorts, Operation, Protocol, Scheduler, Server, Service, ServiceId, ServiceSettings};
 use tokio::sync::watch;
 
 use super::director::{Director, Program};
@@ -147,14 +147,15 @@ pub fn services<A: Family>(flows: &Flows, weight: u32) -> impl Iterator<Item = O
             lower_threshold: 0,
         });
         let service = Service {
-            protocol: if flows.protocol == proto::Protocol::TCP { Protocol::Tcp } else { Protocol::Udp },
-            address: (vaddr.into(), vport).into(),
-            scheduler: Scheduler::Rr,
-            scheduler_flags: Vec::new(),
-            timeout: None,
-            one_packet: false,
-            client_address: None,
-            local_ports: LocalPorts { first, last },
+            id: ServiceId::Address {
+                protocol: if flows.protocol == proto::Protocol::TCP { Protocol::Tcp } else { Protocol::Udp },
+                address: (vaddr.into(), vport).into(),
+            },
+            settings: ServiceSettings {
+                scheduler: Scheduler::Rr,
+                local_ports: LocalPorts { first, last },
+                ..ServiceSettings::default()
+            },
             local_addresses: locals.clone(),
             servers: servers.collect(),
         };

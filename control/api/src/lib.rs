@@ -5,6 +5,7 @@
 
 mod connection;
 mod error;
+mod id;
 mod operation;
 mod request;
 mod service;
@@ -13,11 +14,12 @@ mod sysctl;
 
 pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
+pub use id::{Family, ParseServiceIdError, ServiceId};
 pub use operation::Operation;
 pub use request::NewLocalAddress;
 pub use service::{
-    ClientAddress, ForwardMode, LocalPorts, ParseServiceIdError, Protocol, Scheduler, SchedulerFlag, Server, ServerId,
-    Service, ServiceId, ServiceSettings, Timeouts,
+    ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, Server, ServerId, Service,
+    ServiceSettings, Timeouts,
 };
 pub use stats::{DropCount, FlowStats, PortStats, ServerStatus, ServiceStatus, Status, WorkerStats};
 pub use sysctl::{Setting, SysctlError, Sysctls};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Protocol, Server, Service, ServiceSettings, Timeouts};
+use crate::{Server, Service, ServiceId, ServiceSettings, Timeouts};
 
 /// One change. Applied in order, published together: workers never see a list half done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,55 +18,43 @@ pub enum Operation {
     },
     /// Changes a service's settings; servers, local addresses and connections stay.
     EditService {
-        /// Transport protocol of the service.
-        protocol: Protocol,
-        /// Virtual address and port.
-        address: SocketAddr,
+        /// The service.
+        service: ServiceId,
         /// The new settings, all of them.
         settings: ServiceSettings,
     },
     /// Removes a service and its servers.
     DeleteService {
-        /// Transport protocol of the service.
-        protocol: Protocol,
-        /// Virtual address and port.
-        address: SocketAddr,
+        /// The service.
+        service: ServiceId,
     },
     /// Removes every service.
     Clear,
     /// Adds a server that the service must not have.
     AddServer {
-        /// Transport protocol of the service.
-        protocol: Protocol,
-        /// Virtual address and port.
-        address: SocketAddr,
+        /// The service.
+        service: ServiceId,
         /// The server.
         server: Server,
     },
     /// Changes a server's mode, weight and thresholds.
     EditServer {
-        /// Transport protocol of the service.
-        protocol: Protocol,
-        /// Virtual address and port.
-        address: SocketAddr,
+        /// The service.
+        service: ServiceId,
         /// The server, all of it.
         server: Server,
     },
     /// Removes a server; packets of its connections are dropped from then on.
     DeleteServer {
-        /// Transport protocol of the service.
-        protocol: Protocol,
-        /// Virtual address and port.
-        address: SocketAddr,
+        /// The service.
+        service: ServiceId,
         /// Address and port of the server.
         server: SocketAddr,
     },
     /// Adds a source address for FULLNAT.
     AddLocalAddress {
-        /// Transport protocol of the service.
-        protocol: Protocol,
-        /// Virtual address and port.
-        address: SocketAddr,
+        /// The service.
+        service: ServiceId,
         /// The local address.
         local_address: IpAddr,
         /// Mirror interface that gets the address (as /32 or /128) if the kernel has it nowhere.
@@ -75,18 +63,16 @@ pub enum Operation {
     },
     /// Removes a source address; connections that use it go on.
     DeleteLocalAddress {
-        /// Transport protocol of the service.
-        protocol: Protocol,
-        /// Virtual address and port.
-        address: SocketAddr,
+        /// The service.
+        service: ServiceId,
         /// The local address.
         local_address: IpAddr,
     },
     /// Sets statistics to zero, of one service with its servers or of everything.
     Zero {
-        /// Protocol, address and port of the service; absent: all.
+        /// The service; absent: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        service: Option<(Protocol, SocketAddr)>,
+        service: Option<ServiceId>,
     },
     /// Sets connection timeouts.
     SetTimeouts {

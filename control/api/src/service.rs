@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{Family, ServiceId};
 
 /// Transport protocol of a virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,47 +17,27 @@ pub enum Protocol {
     Udp,
 }
 
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Protocol::Tcp, Protocol::Udp];
+
+    /// The name that the API uses.
+    pub fn name(self) -> &'static str {
+        match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
-        })
+        }
+    }
+
+    /// The protocol of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.name() == name)
     }
 }
 
-/// What identifies a virtual service; written `tcp/192.0.2.1:80` or `udp/[2001:db8::1]:53`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceId {
-    /// Transport protocol.
-    pub protocol: Protocol,
-    /// Virtual address and port.
-    pub address: SocketAddr,
-}
-
-impl fmt::Display for ServiceId {
+impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.protocol, self.address)
-    }
-}
-
-/// Text that is not a service id.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a service: write PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.1:80 or udp/[2001:db8::1]:53")]
-pub struct ParseServiceIdError(pub String);
-
-impl FromStr for ServiceId {
-    type Err = ParseServiceIdError;
-
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let bad = || ParseServiceIdError(s.to_owned());
-        let (protocol, address) = s.split_once('/').ok_or_else(bad)?;
-        let protocol = match protocol {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            _ => return Err(bad()),
-        };
-        Ok(Self { protocol, address: address.parse().map_err(|_| bad())? })
+        f.write_str(self.name())
     }
 }
 
@@ -287,79 +268,115 @@ impl Default for LocalPorts {
     }
 }
 
-/// What of a service can be edited.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceSettings {
+/// Defines [`ServiceSettings`], and the flat form in which a service with such settings is written.
+macro_rules! service_settings {
+    ($($(#[$attribute:meta])* $field:ident: $type:ty,)*) => {
+        /// What of a service can be edited.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct ServiceSettings {
+            $($(#[$attribute])* pub $field: $type,)*
+        }
+
+        /// A service as configuration file and API have it: with `protocol` and `address`, or with `fwmark` and, for
+        /// IPv6, `family`.
+        #[derive(Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct WrittenService {
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            protocol: Option<Protocol>,
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            address: Option<SocketAddr>,
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            fwmark: Option<u32>,
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            family: Option<Family>,
+            $($(#[$attribute])* $field: $type,)*
+            #[serde(default)]
+            local_addresses: Vec<IpAddr>,
+            #[serde(default)]
+            servers: Vec<Server>,
+        }
+
+        impl TryFrom<WrittenService> for Service {
+            type Error = &'static str;
+
+            fn try_from(written: WrittenService) -> Result<Self, Self::Error> {
+                let id = written.id()?;
+                let WrittenService { $($field,)* local_addresses, servers, .. } = written;
+                Ok(Self { id, settings: ServiceSettings { $($field,)* }, local_addresses, servers })
+            }
+        }
+
+        impl From<Service> for WrittenService {
+            fn from(service: Service) -> Self {
+                let Service { id, settings: ServiceSettings { $($field,)* }, local_addresses, servers } = service;
+                let (fwmark, family) = match id {
+                    ServiceId::Address { .. } => (None, None),
+                    ServiceId::Fwmark { mark, family } => (Some(mark), Some(family)),
+                };
+                let (protocol, address) = (id.protocol(), id.address());
+                Self { protocol, address, fwmark, family, $($field,)* local_addresses, servers }
+            }
+        }
+    };
+}
+
+service_settings! {
     /// Scheduling method.
     #[serde(default)]
-    pub scheduler: Scheduler,
+    scheduler: Scheduler,
     /// Options of the scheduling method.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scheduler_flags: Vec<SchedulerFlag>,
+    scheduler_flags: Vec<SchedulerFlag>,
     /// Timeout of established connections (UDP: of idle ones) in seconds, 1 to 31 days; absent: the director's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<u32>,
+    timeout: Option<u32>,
     /// Every UDP datagram is scheduled by itself, and no connection stays (`ipvsadm -o`). Not with FULLNAT servers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub one_packet: bool,
+    one_packet: bool,
     /// Ports used on each local address.
     #[serde(default)]
-    pub local_ports: LocalPorts,
+    local_ports: LocalPorts,
     /// How servers learn the clients' addresses, if all are in mode fullnat; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_address: Option<ClientAddress>,
+    client_address: Option<ClientAddress>,
 }
 
 /// A virtual service with its servers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenService", into = "WrittenService")]
 pub struct Service {
-    /// Transport protocol.
-    pub protocol: Protocol,
-    /// Virtual address and port.
-    pub address: SocketAddr,
-    /// Scheduling method.
-    #[serde(default)]
-    pub scheduler: Scheduler,
-    /// Options of the scheduling method.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scheduler_flags: Vec<SchedulerFlag>,
-    /// Timeout of established connections, see [`ServiceSettings::timeout`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<u32>,
-    /// Every UDP datagram is scheduled by itself, see [`ServiceSettings::one_packet`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub one_packet: bool,
-    /// Ports used on each local address.
-    #[serde(default)]
-    pub local_ports: LocalPorts,
-    /// How servers learn the clients' addresses, see [`ServiceSettings::client_address`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_address: Option<ClientAddress>,
+    /// What identifies it.
+    pub id: ServiceId,
+    /// What of it can be edited.
+    pub settings: ServiceSettings,
     /// Source addresses for FULLNAT servers.
-    #[serde(default)]
     pub local_addresses: Vec<IpAddr>,
     /// Real servers, in the order they were added.
-    #[serde(default)]
     pub servers: Vec<Server>,
 }
 
 impl Service {
-    /// What identifies it.
-    pub fn id(&self) -> ServiceId {
-        ServiceId { protocol: self.protocol, address: self.address }
+    /// A service with default settings and without servers.
+    pub fn new(id: ServiceId) -> Self {
+        Self { id, settings: ServiceSettings::default(), local_addresses: Vec::new(), servers: Vec::new() }
     }
+}
 
-    /// What of it can be edited.
-    pub fn settings(&self) -> ServiceSettings {
-        ServiceSettings {
-            scheduler: self.scheduler,
-            scheduler_flags: self.scheduler_flags.clone(),
-            timeout: self.timeout,
-            one_packet: self.one_packet,
-            local_ports: self.local_ports,
-            client_address: self.client_address,
+impl WrittenService {
+    fn id(&self) -> Result<ServiceId, &'static str> {
+        match *self {
+            Self { protocol: Some(protocol), address: Some(address), fwmark: None, family: None, .. } => {
+                Ok(ServiceId::Address { protocol, address })
+            }
+            Self { protocol: None, address: None, fwmark: Some(mark), family, .. } => {
+                Ok(ServiceId::Fwmark { mark, family: family.unwrap_or_default() })
+            }
+            Self { protocol: None, fwmark: None, .. } => Err("missing field `protocol`"),
+            Self { address: None, fwmark: None, .. } => Err("missing field `address`"),
+            Self { fwmark: None, .. } => Err("`family` goes with `fwmark` only; an address has its own"),
+            _ => Err("a service has either `protocol` and `address`, or `fwmark`"),
         }
     }
 }

@@ -6,7 +6,12 @@ use dpvs_api::ServiceId;
 
 /// `/v1/services/tcp/2001:db8::1/80`: IPv6 addresses stand without brackets.
 pub(crate) fn service(id: ServiceId) -> String {
-    format!("/v1/services/{}/{}/{}", id.protocol, id.address.ip(), id.address.port())
+    match id {
+        ServiceId::Address { protocol, address } => {
+            format!("/v1/services/{protocol}/{}/{}", address.ip(), address.port())
+        }
+        ServiceId::Fwmark { mark, family } => format!("/v1/services/fwmark/{mark}/{}", family.name()),
+    }
 }
 
 /// The page of connections at a cursor, which the daemon chose and which may hold any character.
@@ -33,6 +38,7 @@ mod tests {
     fn paths() {
         assert_eq!(service("tcp/192.0.2.1:80".parse().unwrap()), "/v1/services/tcp/192.0.2.1/80");
         assert_eq!(service("udp/[2001:db8::1]:53".parse().unwrap()), "/v1/services/udp/2001:db8::1/53");
+        assert_eq!(service("fwmark/7/inet6".parse().unwrap()), "/v1/services/fwmark/7/inet6");
         assert_eq!(connections(None, 7), "/v1/connections?limit=7");
         assert_eq!(connections(Some("a/1&b=é"), 7), "/v1/connections?limit=7&cursor=a%2F1%26b%3D%C3%A9");
     }

@@ -21,14 +21,15 @@ pub(crate) fn add_service(
     let server = |&address: &SocketAddr| Server { mode, ..new_server(address) };
     Operation::AddService {
         service: Service {
-            protocol: id.protocol,
-            address: id.address,
-            scheduler: settings.scheduler.unwrap_or_default(),
-            scheduler_flags: settings.scheduler_flags.clone().map(|flags| flags.0).unwrap_or_default(),
-            timeout: settings.timeout,
-            one_packet: settings.one_packet.unwrap_or_default(),
-            local_ports: settings.local_ports.unwrap_or_default(),
-            client_address: settings.client_address.and_then(|told| told.0),
+            id,
+            settings: ServiceSettings {
+                scheduler: settings.scheduler.unwrap_or_default(),
+                scheduler_flags: settings.scheduler_flags.clone().map(|flags| flags.0).unwrap_or_default(),
+                timeout: settings.timeout,
+                one_packet: settings.one_packet.unwrap_or_default(),
+                local_ports: settings.local_ports.unwrap_or_default(),
+                client_address: settings.client_address.and_then(|told| told.0),
+            },
             local_addresses: local_addresses.to_vec(),
             servers: servers.iter().map(server).collect(),
         },
@@ -36,14 +37,14 @@ pub(crate) fn add_service(
 }
 
 /// A service with some settings changed.
-pub(crate) fn edit_service(old: &Service, settings: &Settings, no_timeout: bool) -> Operation {
+pub(crate) fn edit_service(service: &Service, settings: &Settings, no_timeout: bool) -> Operation {
+    let old = &service.settings;
     let old_timeout = old.timeout.filter(|_| !no_timeout);
     let scheduler = settings.scheduler.unwrap_or(old.scheduler);
     // Flags belong to one scheduler: another begins without.
     let old_flags = if scheduler == old.scheduler { old.scheduler_flags.clone() } else { Vec::new() };
     Operation::EditService {
-        protocol: old.protocol,
-        address: old.address,
+        service: service.id,
         settings: ServiceSettings {
             scheduler,
             scheduler_flags: settings.scheduler_flags.clone().map_or(old_flags, |flags| flags.0),
@@ -72,7 +73,7 @@ fn changed(old: Server, mode: Option<ForwardMode>, load: &Load) -> Server {
 /// A new server.
 pub(crate) fn add_server(id: ServiceId, address: SocketAddr, mode: ForwardMode, load: &Load) -> Operation {
     let server = changed(new_server(address), Some(mode), load);
-    Operation::AddServer { protocol: id.protocol, address: id.address, server }
+    Operation::AddServer { service: id, server }
 }
 
 /// A server with some settings changed.
@@ -82,14 +83,14 @@ pub(crate) fn edit_server(
     mode: Option<ForwardMode>,
     load: &Load,
 ) -> Result<Operation, ApiError> {
-    let id = status.service.id();
+    let id = status.service.id;
     let old = status.server_status.iter().find(|other| other.server.address == address).ok_or_else(|| ApiError {
         kind: ErrorKind::NotFound,
         message: format!("service {id} has no server {address}: 'dpvs-ctl services show {id}' lists them"),
         path: None,
     })?;
     let server = changed(old.server.clone(), mode, load);
-    Ok(Operation::EditServer { protocol: id.protocol, address: id.address, server })
+    Ok(Operation::EditServer { service: id, server })
 }
 
 #[cfg(test)]
@@ -144,8 +145,8 @@ mod tests {
     #[test]
     fn flags_stay_with_their_scheduler() {
         let mut service = service_status().service;
-        service.scheduler = Scheduler::Sh;
-        service.scheduler_flags = vec![SchedulerFlag::ShPort];
+        service.settings.scheduler = Scheduler::Sh;
+        service.settings.scheduler_flags = vec![SchedulerFlag::ShPort];
         let flags_after = |settings: &Settings| match edit_service(&service, settings, false) {
             Operation::EditService { settings, .. } => settings.scheduler_flags,
             other => panic!("{other:?}"),
@@ -181,8 +182,8 @@ mod tests {
         let Operation::AddService { service } = add_service(id, &NOTHING, &[], &servers, Some(ForwardMode::Tun)) else {
             panic!("not an addition");
         };
-        assert_eq!(service.id(), id);
-        assert_eq!((service.scheduler, service.timeout), (Scheduler::Wlc, None));
+        assert_eq!(service.id, id);
+        assert_eq!((service.settings.scheduler, service.settings.timeout), (Scheduler::Wlc, None));
         let added: Vec<_> = service.servers.iter().map(|server| (server.address, server.mode, server.weight)).collect();
         assert_eq!(added, servers.map(|address| (address, ForwardMode::Tun, 1)));
     }

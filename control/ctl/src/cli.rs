@@ -17,7 +17,8 @@ use crate::filter::Endpoint;
     version,
     infer_subcommands = true,
     after_help = "\
-Services are written PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80 or udp/[2001:db8::1]:53.
+Services are written PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80 or udp/[2001:db8::1]:53; those for a firewall mark
+fwmark/MARK, or fwmark/MARK/inet6.
 
 Examples:
   dpvs-ctl status
@@ -360,7 +361,7 @@ fn forward_mode() -> impl TypedValueParser<Value = ForwardMode> {
 }
 
 fn protocol() -> impl TypedValueParser<Value = Protocol> {
-    one_of(vec![("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
+    one_of(Protocol::ALL.map(|protocol| (protocol.name(), protocol)).into())
 }
 
 /// The name of a setting, without what stands before it in the kernel.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use dpvs_api::Connection;
+use dpvs_api::{Connection, ServiceId};
 
 use crate::cli::ConnectionFilters;
 
@@ -36,8 +36,13 @@ impl Endpoint {
 impl ConnectionFilters {
     /// True if all filters that are given let the connection pass.
     pub(crate) fn pass(&self, connection: &Connection) -> bool {
-        let is_of_service =
-            |id: dpvs_api::ServiceId| id.protocol == connection.protocol && id.address == connection.virtual_service;
+        let is_of_service = |id: ServiceId| match id {
+            ServiceId::Address { protocol, address } => {
+                protocol == connection.protocol && address == connection.virtual_service
+            }
+            // Connections do not tell.
+            ServiceId::Fwmark { .. } => false,
+        };
         self.protocol.is_none_or(|protocol| protocol == connection.protocol)
             && self.client.is_none_or(|client| client.matches(connection.client))
             && self.service.is_none_or(is_of_service)

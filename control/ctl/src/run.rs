@@ -86,9 +86,7 @@ pub fn run(cli: &Cli, client: &Client, output: &mut dyn Write) -> Result<(), Err
             let invalid = |message| ApiError { kind: ErrorKind::Invalid, message, path: None };
             apply(client, Operation::SetSysctls { values: cli::assignments(settings).map_err(invalid)? })
         }
-        Command::Zero { service } => {
-            apply(client, Operation::Zero { service: service.map(|id| (id.protocol, id.address)) })
-        }
+        Command::Zero { service } => apply(client, Operation::Zero { service: *service }),
         Command::ApplyBatch { file } => Ok(client.apply(&read_operations(file)?)?),
     }
 }
@@ -140,9 +138,7 @@ fn services(cli: &Cli, client: &Client, output: &mut dyn Write, command: &Servic
             let old = client.service(*service)?;
             apply(client, change::edit_service(&old.service, settings, *no_timeout))
         }
-        Services::Delete { service: ServiceId { protocol, address } } => {
-            apply(client, Operation::DeleteService { protocol: *protocol, address: *address })
-        }
+        Services::Delete { service } => apply(client, Operation::DeleteService { service: *service }),
         Services::Clear => apply(client, Operation::Clear),
     }
 }
@@ -155,9 +151,7 @@ fn servers(client: &Client, command: &Servers) -> Result<(), Error> {
             Servers::Edit { service, server, mode, load } => {
                 change::edit_server(&client.service(*service)?, *server, *mode, load)?
             }
-            Servers::Delete { service, server } => {
-                Operation::DeleteServer { protocol: service.protocol, address: service.address, server: *server }
-            }
+            Servers::Delete { service, server } => Operation::DeleteServer { service: *service, server: *server },
         },
     )
 }
@@ -165,19 +159,13 @@ fn servers(client: &Client, command: &Servers) -> Result<(), Error> {
 fn local_addresses(cli: &Cli, client: &Client, output: &mut dyn Write, command: &LocalAddresses) -> Result<(), Error> {
     match command {
         LocalAddresses::List { service } => print_services(cli, client, output, *service, show::local_addresses),
-        LocalAddresses::Add { service: ServiceId { protocol, address }, address: local_address, interface } => apply(
-            client,
-            Operation::AddLocalAddress {
-                protocol: *protocol,
-                address: *address,
-                local_address: *local_address,
-                interface: interface.clone(),
-            },
-        ),
-        LocalAddresses::Delete { service: ServiceId { protocol, address }, address: local_address } => apply(
-            client,
-            Operation::DeleteLocalAddress { protocol: *protocol, address: *address, local_address: *local_address },
-        ),
+        LocalAddresses::Add { service, address, interface } => {
+            let (service, local_address, interface) = (*service, *address, interface.clone());
+            apply(client, Operation::AddLocalAddress { service, local_address, interface })
+        }
+        LocalAddresses::Delete { service, address } => {
+            apply(client, Operation::DeleteLocalAddress { service: *service, local_address: *address })
+        }
     }
 }
 

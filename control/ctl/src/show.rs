@@ -73,8 +73,8 @@ pub(crate) fn services(services: &[ServiceStatus]) -> String {
         let active: u64 = servers.iter().map(|server| server.active_connections).sum();
         let inactive: u64 = servers.iter().map(|server| server.inactive_connections).sum();
         table.row([
-            status.service.id().to_string(),
-            status.service.scheduler.name().to_owned(),
+            status.service.id.to_string(),
+            status.service.settings.scheduler.name().to_owned(),
             format!("{usable}/{}", servers.len()),
             active.to_string(),
             inactive.to_string(),
@@ -85,24 +85,24 @@ pub(crate) fn services(services: &[ServiceStatus]) -> String {
 }
 
 pub(crate) fn service(status: &ServiceStatus) -> String {
-    let service = &status.service;
-    let LocalPorts { first, last } = service.local_ports;
-    let scheduler = match SchedulerFlag::list(&service.scheduler_flags) {
-        flags if flags.is_empty() => service.scheduler.name().to_owned(),
-        flags => format!("{} ({flags})", service.scheduler.name()),
+    let (service, settings) = (&status.service, &status.service.settings);
+    let LocalPorts { first, last } = settings.local_ports;
+    let scheduler = match SchedulerFlag::list(&settings.scheduler_flags) {
+        flags if flags.is_empty() => settings.scheduler.name().to_owned(),
+        flags => format!("{} ({flags})", settings.scheduler.name()),
     };
     let addresses: Vec<String> = service.local_addresses.iter().map(ToString::to_string).collect();
     let mut text = pairs([
-        ("Service", service.id().to_string()),
+        ("Service", service.id.to_string()),
         ("Scheduler", scheduler),
-        ("Timeout", service.timeout.map_or("the director's".to_owned(), |timeout| format!("{timeout} s"))),
+        ("Timeout", settings.timeout.map_or("the director's".to_owned(), |timeout| format!("{timeout} s"))),
         ("Local addresses", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
         ("Local ports", format!("{first} to {last}")),
         ("Client address", client_address(status)),
         ("Without server", format!("{} connections", status.no_server)),
         ("Without local port", format!("{} connections", status.local_port_exhausted)),
     ]);
-    if service.one_packet {
+    if settings.one_packet {
         text += "One packet          every datagram is scheduled by itself\n";
     }
     let mut table = Table::new([
@@ -133,7 +133,7 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
 }
 
 fn client_address(status: &ServiceStatus) -> String {
-    match status.service.client_address {
+    match status.service.settings.client_address {
         None => "not told".to_owned(),
         Some(way) => {
             let (sent, omitted) = (status.client_address_sent, status.client_address_omitted);
@@ -150,10 +150,10 @@ pub(crate) fn local_addresses(services: &[ServiceStatus]) -> String {
     let mut table =
         Table::new([Text("SERVICE"), Text("LOCAL ADDRESS"), Number("PORTS"), Number("CONNECTIONS WITHOUT PORT")]);
     for status in services {
-        let LocalPorts { first, last } = status.service.local_ports;
+        let LocalPorts { first, last } = status.service.settings.local_ports;
         for address in &status.service.local_addresses {
             table.row([
-                status.service.id().to_string(),
+                status.service.id.to_string(),
                 address.to_string(),
                 format!("{first}-{last}"),
                 status.local_port_exhausted.to_string(),
@@ -185,7 +185,7 @@ pub(crate) fn stats(services: &[ServiceStatus]) -> String {
             .server_status
             .iter()
             .map(|server| (format!("  {}", server.server.address), &server.stats, ["".to_owned(), "".to_owned()]));
-        let service = (status.service.id().to_string(), &status.stats, lost);
+        let service = (status.service.id.to_string(), &status.stats, lost);
         for (name, stats, lost) in std::iter::once(service).chain(servers) {
             let numbers = [
                 stats.connections,

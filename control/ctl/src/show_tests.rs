@@ -1,6 +1,6 @@
 //! Every rendering once, in full.
 
-use dpvs_api::{ClientAddress, FlowStats, Protocol, Scheduler, Server, ServerStatus, Service};
+use dpvs_api::{ClientAddress, FlowStats, Protocol, Scheduler, Server, ServerStatus, Service, ServiceSettings};
 
 use super::*;
 
@@ -19,14 +19,14 @@ pub(crate) fn service_status() -> ServiceStatus {
     };
     ServiceStatus {
         service: Service {
-            protocol: Protocol::Tcp,
-            address: "192.0.2.10:80".parse().unwrap(),
-            scheduler: Scheduler::Wrr,
-            scheduler_flags: Vec::new(),
-            timeout: Some(60),
-            one_packet: false,
-            local_ports: LocalPorts { first: 2000, last: 2999 },
-            client_address: Some(ClientAddress::Toa),
+            id: "tcp/192.0.2.10:80".parse().unwrap(),
+            settings: ServiceSettings {
+                scheduler: Scheduler::Wrr,
+                timeout: Some(60),
+                local_ports: LocalPorts { first: 2000, last: 2999 },
+                client_address: Some(ClientAddress::Toa),
+                ..ServiceSettings::default()
+            },
             local_addresses: vec!["10.0.0.200".parse().unwrap()],
             servers: Vec::new(),
         },

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{ForwardMode, LocalPorts, Protocol, SchedulerFlag};
+use dpvs_api::{Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag};
 
 use crate::address::{endpoint, ipv4, leading_number, number};
 use crate::check::{Command, Opt, OptSet, TunType};
@@ -18,8 +18,8 @@ const MAX_TIMEOUT: i64 = 31 * 86400;
 pub(crate) enum ServiceArgument {
     /// Protocol, address and port (0 if not given).
     Address(Transport, SocketAddr),
-    /// A firewall mark, for IPv6 if so.
-    Fwmark { ipv6: bool },
+    /// A firewall mark and the family.
+    Fwmark(u32, Family),
 }
 
 /// Transport protocols of the grammar.
@@ -196,11 +196,13 @@ impl Arguments {
             Tag::Sort => return Some(Ok(())),
             Tag::Exact => (Opt::Exact, Ok(())),
             // The real one ends this message with a newline of its own.
-            Tag::Ipv6 if matches!(self.service, Some(ServiceArgument::Fwmark { .. })) => {
-                self.service = Some(ServiceArgument::Fwmark { ipv6: true });
-                return Some(Ok(()));
-            }
-            Tag::Ipv6 => return Some(Err(Failure::usage("-6 used before -f\n"))),
+            Tag::Ipv6 => match &mut self.service {
+                Some(ServiceArgument::Fwmark(_, family)) => {
+                    *family = Family::Inet6;
+                    return Some(Ok(()));
+                }
+                _ => return Some(Err(Failure::usage("-6 used before -f\n"))),
+            },
             Tag::OnePacket => (Opt::OnePacket, Ok(())),
             Tag::PersistenceEngine => (Opt::PersistenceEngine, Ok(())),
             Tag::McastGroup => (Opt::McastGroup, mcast_group(text)),
@@ -242,9 +244,9 @@ impl Arguments {
     }
 
     fn fwmark(&mut self, text: &str) -> Result<(), Failure> {
-        let mark = number(text, 1, i64::from(u32::MAX));
-        mark.ok_or_else(|| Failure::usage(format!("invalid fwmark value `{text}' specified")))?;
-        self.service.get_or_insert(ServiceArgument::Fwmark { ipv6: false });
+        let mark = number(text, 1, i64::from(u32::MAX)).and_then(|mark| u32::try_from(mark).ok());
+        let mark = mark.ok_or_else(|| Failure::usage(format!("invalid fwmark value `{text}' specified")))?;
+        self.service.get_or_insert(ServiceArgument::Fwmark(mark, Family::Inet));
         Ok(())
     }
 
@@ -261,7 +263,7 @@ impl Arguments {
     fn netmask(&self, text: &str, names: &dyn Names) -> Result<(), Failure> {
         let is_ipv6 = match self.service {
             Some(ServiceArgument::Address(_, address)) => address.is_ipv6(),
-            Some(ServiceArgument::Fwmark { ipv6 }) => ipv6,
+            Some(ServiceArgument::Fwmark(_, family)) => family == Family::Inet6,
             None => false,
         };
         if is_ipv6 {

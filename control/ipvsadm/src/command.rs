@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use dpvs_api::{
-    ForwardMode, LocalPorts, Operation, Protocol, Scheduler, SchedulerFlag, Server, Service, ServiceId, Timeouts,
+    Family, ForwardMode, LocalPorts, Operation, Protocol, Scheduler, SchedulerFlag, Server, Service, ServiceId,
+    ServiceSettings, Timeouts,
 };
 
 use crate::arguments::{Arguments, ServiceArgument, Transport};
@@ -75,19 +76,19 @@ pub(crate) fn action(arguments: Arguments) -> Result<Action, Failure> {
         Command::AddService | Command::EditService => service(&arguments).map(Action::Change),
         Command::AddServer | Command::EditServer => server(&arguments).map(operation),
         Command::DeleteService => {
-            let ServiceId { protocol, address } = service_id(&arguments)?;
-            Ok(operation(Operation::DeleteService { protocol, address }))
+            let service = service_id(&arguments)?;
+            Ok(operation(Operation::DeleteService { service }))
         }
         Command::DeleteServer => {
-            let ServiceId { protocol, address } = service_id(&arguments)?;
-            let server = server_address(&arguments, address)?;
-            Ok(operation(Operation::DeleteServer { protocol, address, server }))
+            let service = service_id(&arguments)?;
+            let server = server_address(&arguments, service)?;
+            Ok(operation(Operation::DeleteServer { service, server }))
         }
         Command::AddLocalAddress | Command::DeleteLocalAddress => local_address(arguments).map(operation),
         Command::GetLocalAddress => optional_service(&arguments).map(Action::LocalAddresses),
         Command::Clear => Ok(operation(Operation::Clear)),
         Command::Zero => {
-            let service = optional_service(&arguments)?.map(|id| (id.protocol, id.address));
+            let service = optional_service(&arguments)?;
             Ok(operation(Operation::Zero { service }))
         }
         Command::Set => {
@@ -109,12 +110,17 @@ fn operation(operation: Operation) -> Action {
 fn service_id(arguments: &Arguments) -> Result<ServiceId, Failure> {
     // Whether there is one is checked before.
     match arguments.service {
-        Some(ServiceArgument::Address(Transport::Tcp, address)) => Ok(ServiceId { protocol: Protocol::Tcp, address }),
-        Some(ServiceArgument::Address(Transport::Udp, address)) => Ok(ServiceId { protocol: Protocol::Udp, address }),
+        Some(ServiceArgument::Address(Transport::Tcp, address)) => {
+            Ok(ServiceId::Address { protocol: Protocol::Tcp, address })
+        }
+        Some(ServiceArgument::Address(Transport::Udp, address)) => {
+            Ok(ServiceId::Address { protocol: Protocol::Udp, address })
+        }
         Some(ServiceArgument::Address(Transport::Sctp, _)) => {
             Err(Failure::unsupported("SCTP services (--sctp-service)"))
         }
-        Some(ServiceArgument::Fwmark { .. }) | None => Err(Failure::unsupported("firewall-mark services (-f)")),
+        Some(ServiceArgument::Fwmark(mark, family)) => Ok(ServiceId::Fwmark { mark, family }),
+        None => Err(Failure::usage("illegal virtual server address[:port] specified")),
     }
 }
 
@@ -156,25 +162,15 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
     if arguments.command == Command::EditService {
         return Ok(Change::EditService { id, scheduler, scheduler_flags, timeout, one_packet, local_ports });
     }
-    Ok(Change::Operation(Operation::AddService {
-        service: Service {
-            protocol: id.protocol,
-            address: id.address,
-            scheduler,
-            scheduler_flags,
-            timeout,
-            one_packet,
-            local_ports: local_ports.unwrap_or_default(),
-            client_address: None,
-            local_addresses: Vec::new(),
-            servers: Vec::new(),
-        },
-    }))
+    let local_ports = local_ports.unwrap_or_default();
+    let settings =
+        ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports, ..ServiceSettings::default() };
+    Ok(Change::Operation(Operation::AddService { service: Service { settings, ..Service::new(id) } }))
 }
 
 /// Address and port of the server; the port is the service's if not given, and always in DR and TUN modes, where the
 /// packet's port is not translated.
-fn server_address(arguments: &Arguments, service: SocketAddr) -> Result<SocketAddr, Failure> {
+fn server_address(arguments: &Arguments, service: ServiceId) -> Result<SocketAddr, Failure> {
     let (address, l4_port) =
         arguments.server.ok_or_else(|| Failure::usage("illegal real server address[:port] specified"))?;
     let is_untranslated =
@@ -185,41 +181,45 @@ fn server_address(arguments: &Arguments, service: SocketAddr) -> Result<SocketAd
 
 fn server(arguments: &Arguments) -> Result<Operation, Failure> {
     let is_tunnel = arguments.mode == ForwardMode::Tun;
-    if let (Some(ServiceArgument::Address(_, service)), Some((server, _))) = (arguments.service, arguments.server) {
+    if let (Some(service), Some((server, _))) = (arguments.service, arguments.server) {
+        let family = match service {
+            ServiceArgument::Address(_, address) => Family::of(address.ip()),
+            ServiceArgument::Fwmark(_, family) => family,
+        };
         // dpvsd itself says which families FULLNAT can join.
         let may_differ = is_tunnel || arguments.mode == ForwardMode::Fullnat;
-        if service.is_ipv4() != server.is_ipv4() && !may_differ {
+        if family != Family::of(server) && !may_differ {
             return Err(Failure::usage("Different address family is allowed only for tunneling servers"));
         }
     }
     check::tunnel(arguments.tun_type, is_tunnel, arguments.options)?;
-    let ServiceId { protocol, address } = service_id(arguments)?;
+    let service = service_id(arguments)?;
     match arguments.tun_type {
         TunType::Ipip => {}
         TunType::Gue => return Err(Failure::unsupported("GUE tunnels (--tun-type gue)")),
         TunType::Gre => return Err(Failure::unsupported("GRE tunnels (--tun-type gre)")),
     }
     let server = Server {
-        address: server_address(arguments, address)?,
+        address: server_address(arguments, service)?,
         mode: arguments.mode,
         weight: arguments.weight,
         upper_threshold: arguments.upper_threshold,
         lower_threshold: arguments.lower_threshold,
     };
     Ok(match arguments.command {
-        Command::AddServer => Operation::AddServer { protocol, address, server },
-        _ => Operation::EditServer { protocol, address, server },
+        Command::AddServer => Operation::AddServer { service, server },
+        _ => Operation::EditServer { service, server },
     })
 }
 
 fn local_address(arguments: Arguments) -> Result<Operation, Failure> {
-    let ServiceId { protocol, address } = service_id(&arguments)?;
+    let service = service_id(&arguments)?;
     let local_address = arguments.local_address.ok_or_else(|| Failure::usage("illegal local address specified"))?;
     Ok(match arguments.command {
         Command::AddLocalAddress => {
-            Operation::AddLocalAddress { protocol, address, local_address, interface: arguments.interface }
+            Operation::AddLocalAddress { service, local_address, interface: arguments.interface }
         }
-        _ => Operation::DeleteLocalAddress { protocol, address, local_address },
+        _ => Operation::DeleteLocalAddress { service, local_address },
     })
 }
 

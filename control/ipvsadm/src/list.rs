@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{FlowStats, ForwardMode, Protocol, SchedulerFlag, ServerStatus, ServiceStatus};
+use dpvs_api::{Family, FlowStats, ForwardMode, Protocol, SchedulerFlag, ServerStatus, ServiceId, ServiceStatus};
 
 use crate::command::{Format, View};
 use crate::names::Names;
@@ -65,26 +65,20 @@ fn columns_title(columns: [&str; 2], width: usize) -> String {
 }
 
 fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, names: &dyn Names) -> io::Result<()> {
-    let service = &status.service;
-    let protocol = service.protocol;
-    let name = match protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-    };
-    let mut name = format!("{name:<4} {}", endpoint(service.address, protocol, format.numeric, names));
-    if service.address.is_ipv4() {
-        cut(&mut name, 33);
-    }
+    let settings = &status.service.settings;
+    // Names of ports of servers that serve several protocols are those of TCP.
+    let protocol = status.service.id.protocol().unwrap_or(Protocol::Tcp);
+    let name = service_name(status.service.id, format.numeric, names);
     match format.view {
         View::Stats | View::Rate => writeln!(output, "{name:<33}{}", counters(&status.stats, format))?,
         _ => {
-            let timeout = service.timeout.map(|timeout| format!(" conn-timeout {timeout}")).unwrap_or_default();
-            let flags = match SchedulerFlag::list(&service.scheduler_flags) {
+            let timeout = settings.timeout.map(|timeout| format!(" conn-timeout {timeout}")).unwrap_or_default();
+            let flags = match SchedulerFlag::list(&settings.scheduler_flags) {
                 flags if flags.is_empty() => flags,
                 flags => format!(" ({flags})"),
             };
-            let ops = if service.one_packet { " ops" } else { "" };
-            writeln!(output, "{name} {}{flags}{ops}{timeout}", service.scheduler.name())?;
+            let ops = if settings.one_packet { " ops" } else { "" };
+            writeln!(output, "{name} {}{flags}{ops}{timeout}", settings.scheduler.name())?;
         }
     }
     let mut servers = status.server_status;
@@ -95,6 +89,25 @@ fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, 
         print_server(output, format, protocol, &server, names)?;
     }
     Ok(())
+}
+
+/// The first columns of a service's line.
+fn service_name(id: ServiceId, numeric: bool, names: &dyn Names) -> String {
+    let mut name = match id {
+        ServiceId::Address { protocol, address } => {
+            let name = match protocol {
+                Protocol::Tcp => "TCP",
+                Protocol::Udp => "UDP",
+            };
+            format!("{name:<4} {}", endpoint(address, protocol, numeric, names))
+        }
+        ServiceId::Fwmark { mark, family: Family::Inet } => format!("FWM  {mark}"),
+        ServiceId::Fwmark { mark, family: Family::Inet6 } => format!("FWM  {mark} IPv6"),
+    };
+    if id.family() == Family::Inet {
+        cut(&mut name, 33);
+    }
+    name
 }
 
 fn print_server(
@@ -166,7 +179,8 @@ pub(crate) fn local_addresses(output: &mut dyn Write, mut services: Vec<ServiceS
     sort::services(&mut services);
     writeln!(output, "{:<20} {:<8} {:<20} {:<10} {:<10}", "VIP:VPORT", "TOTAL", "SNAT_IP", "CONFLICTS", "CONNS")?;
     for service in services.iter().map(|status| &status.service) {
-        writeln!(output, "{:<20} {:<8} ", service.address.to_string(), service.local_addresses.len())?;
+        let name = service.id.address().map_or_else(|| service.id.to_string(), |address| address.to_string());
+        writeln!(output, "{name:<20} {:<8} ", service.local_addresses.len())?;
         for address in &service.local_addresses {
             writeln!(output, "{:<20} {:<8} {:<20} {:<10} {:<10}", "", "", address.to_string(), "-", "-")?;
         }

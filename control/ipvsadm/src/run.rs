@@ -130,33 +130,27 @@ pub(crate) fn operation_of(
             (id, scheduler, scheduler_flags, timeout, one_packet, local_ports)
         }
     };
-    let is_this = |protocol, address| ServiceId { protocol, address } == id;
     let planned = earlier.iter().rev().find_map(|operation| match operation {
-        Operation::AddService { service } if service.id() == id => Some(service.settings()),
-        Operation::EditService { protocol, address, settings } if is_this(*protocol, *address) => {
-            Some(settings.clone())
-        }
+        Operation::AddService { service } if service.id == id => Some(service.settings.clone()),
+        Operation::EditService { service, settings } if *service == id => Some(settings.clone()),
         // The edit will fail; let the daemon say so.
-        Operation::DeleteService { protocol, address } if is_this(*protocol, *address) => {
-            Some(ServiceSettings::default())
-        }
+        Operation::DeleteService { service } if *service == id => Some(ServiceSettings::default()),
         Operation::Clear => Some(ServiceSettings::default()),
         _ => None,
     });
     let old = match planned {
         Some(planned) => planned,
         None => match director.service(id) {
-            Ok(status) => status.service.settings(),
+            Ok(status) => status.service.settings,
             Err(error) => {
                 let settings = ServiceSettings::default();
-                let edit = Operation::EditService { protocol: id.protocol, address: id.address, settings };
+                let edit = Operation::EditService { service: id, settings };
                 return Err(Failure::operation(error, &edit));
             }
         },
     };
     Ok(Operation::EditService {
-        protocol: id.protocol,
-        address: id.address,
+        service: id,
         settings: ServiceSettings {
             scheduler,
             scheduler_flags,

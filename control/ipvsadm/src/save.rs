@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use dpvs_api::{ForwardMode, LocalPorts, Protocol, SchedulerFlag, ServiceStatus};
+use dpvs_api::{Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, ServiceId, ServiceStatus};
 
 use crate::list::endpoint;
 use crate::names::Names;
@@ -17,29 +17,35 @@ pub(crate) fn save(
 ) -> io::Result<()> {
     sort::services(&mut services);
     for status in services {
-        let service = &status.service;
-        let protocol = service.protocol;
-        let option = match protocol {
-            Protocol::Tcp => "-t",
-            Protocol::Udp => "-u",
+        let settings = &status.service.settings;
+        let protocol = status.service.id.protocol().unwrap_or(Protocol::Tcp);
+        let id = match status.service.id {
+            ServiceId::Address { protocol, address } => {
+                let option = match protocol {
+                    Protocol::Tcp => "-t",
+                    Protocol::Udp => "-u",
+                };
+                format!("{option} {}", endpoint(address, protocol, numeric, names))
+            }
+            ServiceId::Fwmark { mark, family: Family::Inet } => format!("-f {mark}"),
+            ServiceId::Fwmark { mark, family: Family::Inet6 } => format!("-f {mark} -6"),
         };
-        let id = format!("{option} {}", endpoint(service.address, protocol, numeric, names));
-        write!(output, "-A {id} -s {}", service.scheduler.name())?;
-        if service.one_packet {
+        write!(output, "-A {id} -s {}", settings.scheduler.name())?;
+        if settings.one_packet {
             write!(output, " -o")?;
         }
-        if !service.scheduler_flags.is_empty() {
-            write!(output, " -b {}", SchedulerFlag::list(&service.scheduler_flags))?;
+        if !settings.scheduler_flags.is_empty() {
+            write!(output, " -b {}", SchedulerFlag::list(&settings.scheduler_flags))?;
         }
-        if let Some(timeout) = service.timeout {
+        if let Some(timeout) = settings.timeout {
             write!(output, " --conn-timeout {timeout}")?;
         }
-        let LocalPorts { first, last } = service.local_ports;
-        if service.local_ports != LocalPorts::default() {
+        let LocalPorts { first, last } = settings.local_ports;
+        if settings.local_ports != LocalPorts::default() {
             write!(output, " --local-ports {first}-{last}")?;
         }
         writeln!(output)?;
-        for address in &service.local_addresses {
+        for address in &status.service.local_addresses {
             writeln!(output, "-P {id} -z {address}")?;
         }
         let mut servers = status.server_status;

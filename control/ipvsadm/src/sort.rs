@@ -7,15 +7,28 @@
 use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{Protocol, ServerStatus, ServiceStatus};
+use dpvs_api::{Protocol, ServerStatus, ServiceId, ServiceStatus};
 
-/// Sorts services by family, protocol, address and port.
+/// Sorts services by family, mark, protocol, address and port.
 pub(crate) fn services(services: &mut Vec<ServiceStatus>) {
     merge_sort(services, &|a: &ServiceStatus, b: &ServiceStatus| {
-        let (a, b) = (&a.service, &b.service);
-        let family = a.address.is_ipv6().cmp(&b.address.is_ipv6());
-        family.then_with(|| number(a.protocol).cmp(&number(b.protocol))).then_with(|| compare(a.address, b.address))
+        let (a, b) = (a.service.id, b.service.id);
+        a.family().cmp(&b.family()).then_with(|| match (a, b) {
+            (
+                ServiceId::Address { protocol, address },
+                ServiceId::Address { protocol: b_protocol, address: b_address },
+            ) => number(protocol).cmp(&number(b_protocol)).then_with(|| compare(address, b_address)),
+            (a, b) => mark(a).wrapping_sub(mark(b)).cast_signed().cmp(&0),
+        })
     });
+}
+
+/// The mark of a service, 0 if it has none.
+fn mark(id: ServiceId) -> u32 {
+    match id {
+        ServiceId::Address { .. } => 0,
+        ServiceId::Fwmark { mark, .. } => mark,
+    }
 }
 
 /// Sorts servers by family, address and port.

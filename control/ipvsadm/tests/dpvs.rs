@@ -43,23 +43,16 @@ fn fullnat_with_local_addresses() {
     shell.ok("--add-laddr --laddr 10.0.0.202 -t 192.0.2.1:80");
     shell.ok("-a -t 192.0.2.1:80 -r 10.0.0.2:8080 -b -w 5");
     shell.ok("-e -t 192.0.2.1:80 -r 10.0.0.2:8080 --fullnat -w 6");
-    let id = dpvs_api::Protocol::Tcp;
-    let address = "192.0.2.1:80".parse().unwrap();
+    let id = "tcp/192.0.2.1:80".parse().unwrap();
     assert_eq!(
         shell.batches()[1..3].concat(),
         [
             Operation::AddLocalAddress {
-                protocol: id,
-                address,
+                service: id,
                 local_address: "10.0.0.201".parse().unwrap(),
                 interface: Some("dpvs0".into())
             },
-            Operation::AddLocalAddress {
-                protocol: id,
-                address,
-                local_address: "10.0.0.202".parse().unwrap(),
-                interface: None
-            },
+            Operation::AddLocalAddress { service: id, local_address: "10.0.0.202".parse().unwrap(), interface: None },
         ]
     );
     assert_eq!(
@@ -125,9 +118,6 @@ fn what_dpvsd_has_not_got_is_refused_by_name() {
         ("-A -u 192.0.2.2:5060 --pe sip", "persistence engines (--pe)"),
         ("-A -t 192.0.2.2:80 -j enable", "the SYN proxy (-j)"),
         ("-A --sctp-service 192.0.2.2:80", "SCTP services (--sctp-service)"),
-        ("-A -f 1", "firewall-mark services (-f)"),
-        ("-a -f 1 -6 -r 2001:db8::1 -g", "firewall-mark services (-f)"),
-        ("-L -f 1", "firewall-mark services (-f)"),
         ("-a -t 192.0.2.1:80 -r 10.0.0.1 -i --tun-type gre", "GRE tunnels (--tun-type gre)"),
         ("-a -t 192.0.2.1:80 -r 10.0.0.1 -i --tun-type gue --tun-port 9", "GUE tunnels (--tun-type gue)"),
         ("--start-daemon master --mcast-interface eth0", "connection synchronization daemons"),
@@ -162,9 +152,9 @@ fn an_edit_keeps_what_it_does_not_name() {
     shell.ok("-E -t 192.0.2.1:80 -s wrr");
     assert_eq!(shell.ok("-S -n"), "-A -t 192.0.2.1:80 -s wrr --conn-timeout 60 --local-ports 2000-2999\n");
     let told = Some(dpvs_api::ClientAddress::Toa);
-    shell.model.table.borrow_mut().services[0].client_address = told;
+    shell.model.table.borrow_mut().services[0].settings.client_address = told;
     shell.ok("-E -t 192.0.2.1:80 --conn-timeout 61");
-    assert_eq!(shell.model.table.borrow().services[0].client_address, told);
+    assert_eq!(shell.model.table.borrow().services[0].settings.client_address, told);
     assert_eq!(shell.ok("-S -n"), "-A -t 192.0.2.1:80 -s wlc --conn-timeout 61 --local-ports 2000-2999\n");
 }
 
@@ -191,14 +181,16 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
 --set 600 0 0
 ";
     assert_eq!(shell.restore(input), (String::new(), 0));
-    let (protocol, address) = (dpvs_api::Protocol::Tcp, "192.0.2.1:80".parse().unwrap());
+    let id = "tcp/192.0.2.1:80".parse().unwrap();
     let expected = [
         Operation::AddService {
-            service: dpvs_api::Service { scheduler: Scheduler::Rr, timeout: Some(60), ..service("tcp/192.0.2.1:80") },
+            service: dpvs_api::Service {
+                settings: ServiceSettings { scheduler: Scheduler::Rr, timeout: Some(60), ..ServiceSettings::default() },
+                ..service("tcp/192.0.2.1:80")
+            },
         },
         Operation::AddServer {
-            protocol,
-            address,
+            service: id,
             server: Server {
                 address: "10.0.0.1:80".parse().unwrap(),
                 mode: ForwardMode::Nat,
@@ -209,8 +201,7 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
         },
         // Starts from what the first line made of it.
         Operation::EditService {
-            protocol,
-            address,
+            service: id,
             settings: ServiceSettings {
                 scheduler: Scheduler::Wrr,
                 scheduler_flags: Vec::new(),

@@ -151,11 +151,11 @@ fn traffic() {
 fn after_traffic(model: &Model) {
     let mut table = model.table.borrow_mut();
     let connection = |id: &str, state: &str, expires, client: &str, server: &str| Connection {
-        protocol: id.parse::<dpvs_api::ServiceId>().unwrap().protocol,
+        protocol: id.parse::<dpvs_api::ServiceId>().unwrap().protocol().unwrap(),
         state: state.into(),
         mode: ForwardMode::Nat,
         client: client.parse().unwrap(),
-        virtual_service: id.parse::<dpvs_api::ServiceId>().unwrap().address,
+        virtual_service: id.parse::<dpvs_api::ServiceId>().unwrap().address().unwrap(),
         local: client.parse().unwrap(),
         server: server.parse().unwrap(),
         expires,

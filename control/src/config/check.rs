@@ -176,8 +176,8 @@ fn services(config: &Config, problems: &mut Problems) {
         if let Err(error) = registry.apply(&[Operation::AddService { service: service.clone() }], &|_| false) {
             let within = error.path.as_deref().and_then(|path| path.strip_prefix("[0].service")).unwrap_or_default();
             let message = match within {
-                ".address" if error.kind == ErrorKind::Exists => {
-                    format!("service {} stands twice in the file; remove one, or merge them", service.id())
+                ".address" | ".fwmark" if error.kind == ErrorKind::Exists => {
+                    format!("service {} stands twice in the file; remove one, or merge them", service.id)
                 }
                 _ => error.message,
             };
@@ -185,7 +185,7 @@ fn services(config: &Config, problems: &mut Problems) {
         }
         let fullnat = service.servers.iter().any(|server| server.mode == ForwardMode::Fullnat);
         if fullnat && service.local_addresses.is_empty() {
-            let message = format!("service {} has FULLNAT servers: give it at least one local address", service.id());
+            let message = format!("service {} has FULLNAT servers: give it at least one local address", service.id);
             problems.add(format!("{key}.local_addresses"), message);
         }
     }

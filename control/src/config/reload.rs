@@ -13,9 +13,9 @@ use super::{Config, Port};
 /// The operations that lead from the file as it was to the file as it is. `current` are the services in force, which
 /// decide whether something is to be added or edited.
 pub fn difference(old: &Config, new: &Config, current: &[Service]) -> Vec<Operation> {
-    let was: BTreeMap<ServiceId, &Service> = old.services.iter().map(|service| (service.id(), service)).collect();
-    let is: BTreeMap<ServiceId, &Service> = new.services.iter().map(|service| (service.id(), service)).collect();
-    let now: BTreeMap<ServiceId, &Service> = current.iter().map(|service| (service.id(), service)).collect();
+    let was: BTreeMap<ServiceId, &Service> = old.services.iter().map(|service| (service.id, service)).collect();
+    let is: BTreeMap<ServiceId, &Service> = new.services.iter().map(|service| (service.id, service)).collect();
+    let now: BTreeMap<ServiceId, &Service> = current.iter().map(|service| (service.id, service)).collect();
 
     let mut operations = Vec::new();
     if old.timeouts != new.timeouts {
@@ -34,11 +34,11 @@ pub fn difference(old: &Config, new: &Config, current: &[Service]) -> Vec<Operat
         operations.push(Operation::SetSysctls { values });
     }
     // What goes makes room for what comes.
-    for id in was.keys().filter(|id| !is.contains_key(*id) && now.contains_key(*id)) {
-        operations.push(Operation::DeleteService { protocol: id.protocol, address: id.address });
+    for &id in was.keys().filter(|id| !is.contains_key(*id) && now.contains_key(*id)) {
+        operations.push(Operation::DeleteService { service: id });
     }
     for service in &new.services {
-        let id = service.id();
+        let id = service.id;
         let before = was.get(&id).copied();
         if before == Some(service) {
             continue;
@@ -53,26 +53,26 @@ pub fn difference(old: &Config, new: &Config, current: &[Service]) -> Vec<Operat
 
 /// Brings an existing service to what the file says now. A service that was not in the file before becomes the file's.
 fn edit(before: Option<&Service>, after: &Service, current: &Service, operations: &mut Vec<Operation>) {
-    let (protocol, address) = (after.protocol, after.address);
+    let service = after.id;
     let before = before.unwrap_or(current);
-    if before.settings() != after.settings() {
-        operations.push(Operation::EditService { protocol, address, settings: after.settings() });
+    if before.settings != after.settings {
+        operations.push(Operation::EditService { service, settings: after.settings.clone() });
     }
 
     for &local_address in &before.local_addresses {
         if !after.local_addresses.contains(&local_address) && current.local_addresses.contains(&local_address) {
-            operations.push(Operation::DeleteLocalAddress { protocol, address, local_address });
+            operations.push(Operation::DeleteLocalAddress { service, local_address });
         }
     }
     for &local_address in &after.local_addresses {
         if !before.local_addresses.contains(&local_address) && !current.local_addresses.contains(&local_address) {
-            operations.push(Operation::AddLocalAddress { protocol, address, local_address, interface: None });
+            operations.push(Operation::AddLocalAddress { service, local_address, interface: None });
         }
     }
 
     let (was, is, now) = (by_address(before), by_address(after), by_address(current));
     for &server in was.keys().filter(|server| !is.contains_key(*server) && now.contains_key(*server)) {
-        operations.push(Operation::DeleteServer { protocol, address, server });
+        operations.push(Operation::DeleteServer { service, server });
     }
     for server in &after.servers {
         if was.get(&server.address) == Some(&server) {
@@ -80,8 +80,8 @@ fn edit(before: Option<&Service>, after: &Service, current: &Service, operations
         }
         let server = server.clone();
         operations.push(match now.contains_key(&server.address) {
-            true => Operation::EditServer { protocol, address, server },
-            false => Operation::AddServer { protocol, address, server },
+            true => Operation::EditServer { service, server },
+            false => Operation::AddServer { service, server },
         });
     }
 }
@@ -159,6 +159,10 @@ mod tests {
     const A: &str = "192.0.2.1:80";
     const B: &str = "192.0.2.2:80";
 
+    fn address_id(address: &str) -> ServiceId {
+        format!("tcp/{address}").parse().unwrap()
+    }
+
     #[test]
     fn an_unchanged_file_changes_nothing() {
         let old = config(&(service(A, "", &["10.0.0.1:80=1"]) + &service(B, "", &[])));
@@ -187,7 +191,7 @@ mod tests {
                 let operations = difference(&old, &new, &current(&registry));
                 registry.apply(&operations, &|_| false).unwrap_or_else(|error| panic!("{error}: {operations:?}"));
                 let sorted = |mut services: Vec<Service>| {
-                    services.sort_by_key(Service::id);
+                    services.sort_by_key(|service| service.id);
                     for service in &mut services {
                         service.servers.sort_by_key(|server| server.address);
                         service.local_addresses.sort();
@@ -205,11 +209,8 @@ mod tests {
         let old = config(&(service(A, "", &["10.0.0.1:80=1", "10.0.0.2:80=1"]) + &service(B, "", &["10.0.0.1:80=1"])));
         let new = config(&(service(A, "", &["10.0.0.1:80=1", "10.0.0.2:80=2"]) + &service(B, "", &["10.0.0.1:80=1"])));
         let operations = difference(&old, &new, &current(&start(&old)));
-        let [Operation::EditServer { address, server, .. }] = operations.as_slice() else { panic!("{operations:?}") };
-        assert_eq!(
-            (address.to_string(), server.address.to_string(), server.weight),
-            (A.into(), "10.0.0.2:80".into(), 2)
-        );
+        let [Operation::EditServer { service, server }] = operations.as_slice() else { panic!("{operations:?}") };
+        assert_eq!((*service, server.address.to_string(), server.weight), (address_id(A), "10.0.0.2:80".into(), 2));
     }
 
     #[test]
@@ -219,12 +220,12 @@ mod tests {
         let other = config(&service(B, "", &["10.0.0.7:80=3"])).services.remove(0);
         let member =
             |weight| Server { weight, ..config(&service(A, "", &["10.0.0.3:80=1"])).services[0].servers[0].clone() };
-        let (protocol, address) = (other.protocol, A.parse().unwrap());
+        let id = address_id(A);
         let gone = "10.0.0.2:80".parse().unwrap();
         let by_hand = [
             Operation::AddService { service: other.clone() },
-            Operation::AddServer { protocol, address, server: member(9) },
-            Operation::DeleteServer { protocol, address, server: gone },
+            Operation::AddServer { service: id, server: member(9) },
+            Operation::DeleteServer { service: id, server: gone },
         ];
         registry.apply(&by_hand, &|_| false).unwrap();
 
@@ -244,11 +245,11 @@ mod tests {
     fn what_is_gone_already_need_not_go() {
         let old = config(&(service(A, "local_addresses = ['10.1.0.1']", &["10.0.0.1:80=1"]) + &service(B, "", &[])));
         let mut registry = start(&old);
-        let (protocol, address) = (old.services[0].protocol, A.parse().unwrap());
+        let id = address_id(A);
         let by_hand = [
-            Operation::DeleteServer { protocol, address, server: "10.0.0.1:80".parse().unwrap() },
-            Operation::DeleteLocalAddress { protocol, address, local_address: [10, 1, 0, 1].into() },
-            Operation::DeleteService { protocol, address: B.parse().unwrap() },
+            Operation::DeleteServer { service: id, server: "10.0.0.1:80".parse().unwrap() },
+            Operation::DeleteLocalAddress { service: id, local_address: [10, 1, 0, 1].into() },
+            Operation::DeleteService { service: address_id(B) },
         ];
         registry.apply(&by_hand, &|_| false).unwrap();
         let new = config(&service(A, "", &[]));

@@ -105,9 +105,13 @@ mode = "tun"
     assert_eq!(config.ports[0].addresses[1].to_string(), "2001:db8::1/64");
     assert!(!config.ports[1].is_virtual());
     let [first, second] = config.services.as_slice() else { panic!("{:?}", config.services) };
-    assert_eq!((first.scheduler, first.timeout, first.local_ports.first), (Scheduler::Wrr, Some(60), 2000));
+    let settings = &first.settings;
+    assert_eq!((settings.scheduler, settings.timeout, settings.local_ports.first), (Scheduler::Wrr, Some(60), 2000));
     assert_eq!((first.servers[0].mode, first.servers[0].weight), (ForwardMode::Fullnat, 5));
-    assert_eq!((second.protocol, second.scheduler, second.servers[0].weight), (Protocol::Udp, Scheduler::Wlc, 1));
+    assert_eq!(
+        (second.id.protocol(), second.settings.scheduler, second.servers[0].weight),
+        (Some(Protocol::Udp), Scheduler::Wlc, 1)
+    );
 }
 
 /// A mistake, and all that is said about it.
@@ -348,7 +352,10 @@ fn uncommented() -> String {
             Some(rest) => lines.push(rest.to_owned()),
             None => lines.push(line.to_owned()),
         }
-        no_default = line.to_lowercase().contains("without this key") || line.contains("FULLNAT:");
+        no_default = line.to_lowercase().contains("without this key")
+            || line.contains("In place of these")
+            || no_default && line.starts_with("# fwmark")
+            || line.contains("FULLNAT:");
     }
     lines.join("\n")
 }

@@ -2,7 +2,7 @@
 
 use dataplane::fib::{PortInfo, Route};
 use dataplane::shared::Limits;
-use dpvs_api::{ForwardMode, LocalPorts, Protocol, Scheduler, Server, Service};
+use dpvs_api::{ForwardMode, Protocol, Scheduler, Server, Service, ServiceSettings};
 use proto::state::State;
 
 use super::*;
@@ -49,22 +49,15 @@ fn add(last: u8, servers: &[&str]) -> Operation {
     };
     Operation::AddService {
         service: Service {
-            protocol: Protocol::Tcp,
-            address: SocketAddr::from(([192, 0, 2, last], 80)),
-            scheduler: Scheduler::Rr,
-            scheduler_flags: Vec::new(),
-            timeout: None,
-            one_packet: false,
-            local_ports: LocalPorts::default(),
-            client_address: None,
-            local_addresses: Vec::new(),
+            settings: ServiceSettings { scheduler: Scheduler::Rr, ..ServiceSettings::default() },
             servers: servers.iter().map(server).collect(),
+            ..Service::new(id(last))
         },
     }
 }
 
 fn id(last: u8) -> ServiceId {
-    ServiceId { protocol: Protocol::Tcp, address: SocketAddr::from(([192, 0, 2, last], 80)) }
+    ServiceId::Address { protocol: Protocol::Tcp, address: SocketAddr::from(([192, 0, 2, last], 80)) }
 }
 
 impl Bench {
@@ -114,7 +107,7 @@ async fn services_show_configuration_counters_and_list_order() {
         let services = bench.handle.services().await.unwrap();
         let service = bench.handle.service(id(1)).await.unwrap();
         assert_eq!(services[0].stats, service.stats);
-        assert_eq!((service.service.id(), service.service.servers.len()), (id(1), 0));
+        assert_eq!((service.service.id, service.service.servers.len()), (id(1), 0));
         let order: Vec<String> = service.server_status.iter().map(|s| s.server.address.to_string()).collect();
         assert_eq!(order, ["10.0.0.2:80", "10.0.0.1:80"]);
         let first = &service.server_status[0];
@@ -173,7 +166,7 @@ async fn status_and_ports_tell_what_is() {
         let status = bench.handle.status().await.unwrap();
         assert_eq!((status.services, status.connections, status.table_capacity), (2, 9, 1000));
         assert_eq!((status.routes, status.neighbours, status.draining), (1, 1, false));
-        assert_eq!(status.unanswered_vips, [id(1).address]);
+        assert_eq!(status.unanswered_vips, [id(1).address().unwrap()]);
         assert_eq!(status.generation, before + 1);
 
         let ports = bench.handle.ports().await.unwrap();

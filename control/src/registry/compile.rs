@@ -4,13 +4,18 @@ use std::net::IpAddr;
 
 use dataplane::ServiceId as ServiceSlot;
 use dataplane::snapshot;
-use dpvs_api::{ClientAddress, ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings};
+use dpvs_api::{ClientAddress, Family, ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings};
 
 use super::Member;
 
 /// What identifies a service on the packet path.
 pub(super) fn key(id: ServiceId) -> snapshot::ServiceKey {
-    snapshot::ServiceKey { protocol: protocol(id.protocol), vaddr: id.address.ip(), vport: id.address.port() }
+    match id {
+        ServiceId::Address { protocol: name, address } => {
+            snapshot::ServiceKey { protocol: protocol(name), vaddr: address.ip(), vport: address.port() }
+        }
+        ServiceId::Fwmark { mark, family } => snapshot::ServiceKey::fwmark(mark, self::family(family)),
+    }
 }
 
 /// A service as workers see it; `servers` come in the order they were added.
@@ -60,6 +65,13 @@ fn protocol(protocol: Protocol) -> proto::Protocol {
     match protocol {
         Protocol::Tcp => proto::Protocol::TCP,
         Protocol::Udp => proto::Protocol::UDP,
+    }
+}
+
+fn family(family: Family) -> proto::Family {
+    match family {
+        Family::Inet => proto::Family::V4,
+        Family::Inet6 => proto::Family::V6,
     }
 }
 

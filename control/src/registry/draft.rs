@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ServerId as ServerSlot;
 use dpvs_api::{
-    ApiError, ErrorKind, Operation, Protocol, Server, Service, ServiceId, ServiceSettings, SysctlError, Sysctls,
-    Timeouts,
+    ApiError, ErrorKind, Operation, Server, Service, ServiceId, ServiceSettings, SysctlError, Sysctls, Timeouts,
 };
 
 use super::Registry;
@@ -108,8 +107,8 @@ impl<'a> Drafter<'a> {
     fn step(&mut self, index: usize, operation: &Operation) -> Result<(), Problem> {
         match operation {
             Operation::AddService { service } => self.add_service(index, service),
-            Operation::EditService { protocol, address, settings } => {
-                let (id, service) = self.existing(*protocol, *address)?;
+            Operation::EditService { service, settings } => {
+                let (id, service) = self.existing(*service)?;
                 validate::settings(id, settings).map_err(|p| p.within("settings"))?;
                 for server in &service.servers {
                     validate::one_packet(id, settings, &server.server).map_err(|p| p.at("settings.one_packet"))?;
@@ -117,8 +116,8 @@ impl<'a> Drafter<'a> {
                 service.settings = settings.clone();
                 Ok(())
             }
-            Operation::DeleteService { protocol, address } => {
-                let (id, _) = self.existing(*protocol, *address)?;
+            Operation::DeleteService { service } => {
+                let (id, _) = self.existing(*service)?;
                 self.draft.services.insert(id, None);
                 Ok(())
             }
@@ -127,8 +126,8 @@ impl<'a> Drafter<'a> {
                 self.draft.cleared = true;
                 Ok(())
             }
-            Operation::AddServer { protocol, address, server } => {
-                let (id, service) = self.existing(*protocol, *address)?;
+            Operation::AddServer { service, server } => {
+                let (id, service) = self.existing(*service)?;
                 validate::server(id, server).map_err(|p| p.within("server"))?;
                 validate::one_packet(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 if service.servers.iter().any(|s| s.server.address == server.address) {
@@ -138,8 +137,8 @@ impl<'a> Drafter<'a> {
                 service.servers.push(ServerDraft::new(server, index));
                 Ok(())
             }
-            Operation::EditServer { protocol, address, server } => {
-                let (id, service) = self.existing(*protocol, *address)?;
+            Operation::EditServer { service, server } => {
+                let (id, service) = self.existing(*service)?;
                 let position = find(id, service, server.address).map_err(|p| p.within("server.address"))?;
                 validate::server(id, server).map_err(|p| p.within("server"))?;
                 validate::one_packet(id, &service.settings, server).map_err(|p| p.within("server"))?;
@@ -150,14 +149,14 @@ impl<'a> Drafter<'a> {
                 }
                 Ok(())
             }
-            Operation::DeleteServer { protocol, address, server } => {
-                let (id, service) = self.existing(*protocol, *address)?;
+            Operation::DeleteServer { service, server } => {
+                let (id, service) = self.existing(*service)?;
                 let position = find(id, service, *server).map_err(|p| p.within("server"))?;
                 service.servers.remove(position);
                 Ok(())
             }
-            Operation::AddLocalAddress { protocol, address, local_address, interface } => {
-                let (id, service) = self.existing(*protocol, *address)?;
+            Operation::AddLocalAddress { service, local_address, interface } => {
+                let (id, service) = self.existing(*service)?;
                 validate::local_address(id, *local_address).map_err(|p| p.within("local_address"))?;
                 if service.local_addresses.contains(local_address) {
                     let message = format!("local address {local_address} exists already in service {id}");
@@ -169,8 +168,8 @@ impl<'a> Drafter<'a> {
                 self.draft.local_addresses.push(NewLocalAddress { address: *local_address, interface, path });
                 Ok(())
             }
-            Operation::DeleteLocalAddress { protocol, address, local_address } => {
-                let (id, service) = self.existing(*protocol, *address)?;
+            Operation::DeleteLocalAddress { service, local_address } => {
+                let (id, service) = self.existing(*service)?;
                 let Some(position) = service.local_addresses.iter().position(|a| a == local_address) else {
                     let message = format!(
                         "local address {local_address} does not exist in service {id}; list the service to see its own"
@@ -185,8 +184,8 @@ impl<'a> Drafter<'a> {
                 self.draft.services.values_mut().flatten().for_each(|s| s.zero = true);
                 Ok(())
             }
-            Operation::Zero { service: Some((protocol, address)) } => {
-                let (_, service) = self.existing(*protocol, *address).map_err(|p| p.at("service"))?;
+            Operation::Zero { service: Some(service) } => {
+                let (_, service) = self.existing(*service)?;
                 service.zero = true;
                 Ok(())
             }
@@ -207,11 +206,11 @@ impl<'a> Drafter<'a> {
     }
 
     fn add_service(&mut self, index: usize, service: &Service) -> Result<(), Problem> {
-        let id = service.id();
+        let id = service.id;
         validate::service(service).map_err(|p| p.within("service"))?;
-        if self.existing(id.protocol, id.address).is_ok() {
+        if self.existing(id).is_ok() {
             let message = format!("service {id} exists already; edit it instead");
-            return Err(Problem::new(ErrorKind::Exists, "service.address", message));
+            return Err(Problem::new(ErrorKind::Exists, format!("service.{}", validate::id_field(id)), message));
         }
         for (position, address) in service.local_addresses.iter().enumerate() {
             let path = format!("[{index}].service.local_addresses[{position}]");
@@ -219,7 +218,7 @@ impl<'a> Drafter<'a> {
         }
         let draft = ServiceDraft {
             existing: false,
-            settings: service.settings(),
+            settings: service.settings.clone(),
             local_addresses: service.local_addresses.clone(),
             servers: service.servers.iter().map(|server| ServerDraft::new(server, index)).collect(),
             zero: false,
@@ -230,11 +229,10 @@ impl<'a> Drafter<'a> {
     }
 
     /// The draft of a service that exists at this point of the batch.
-    fn existing(&mut self, protocol: Protocol, address: SocketAddr) -> Result<(ServiceId, &mut ServiceDraft), Problem> {
-        let id = ServiceId { protocol, address };
+    fn existing(&mut self, id: ServiceId) -> Result<(ServiceId, &mut ServiceDraft), Problem> {
         let missing = || {
             let message = format!("service {id} does not exist; add it first");
-            Problem::new(ErrorKind::NotFound, "address", message)
+            Problem::new(ErrorKind::NotFound, "service", message)
         };
         let draft = match self.draft.services.entry(id) {
             MapEntry::Occupied(entry) => entry.into_mut(),

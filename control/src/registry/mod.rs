@@ -117,17 +117,9 @@ impl Entry {
 
     /// Its configuration without servers.
     pub fn without_servers(&self, id: ServiceId) -> Service {
-        let ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports, client_address } =
-            self.settings.clone();
         Service {
-            protocol: id.protocol,
-            address: id.address,
-            scheduler,
-            scheduler_flags,
-            timeout,
-            one_packet,
-            local_ports,
-            client_address,
+            id,
+            settings: self.settings.clone(),
             local_addresses: self.local_addresses.clone(),
             servers: Vec::new(),
         }
@@ -156,7 +148,7 @@ impl Registry {
         }
     }
 
-    /// The services, sorted by protocol, address and port.
+    /// The services, sorted by protocol, address and port; then those of firewall marks.
     pub fn services(&self) -> impl ExactSizeIterator<Item = (ServiceId, &Entry)> {
         self.services.iter().map(|(id, entry)| (*id, entry))
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use dpvs_api::{ClientAddress, ErrorKind, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag};
+use dpvs_api::{ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,22 +23,16 @@ fn addr(text: &str) -> SocketAddr {
 const VIP: &str = "192.0.2.1:80";
 
 fn id(text: &str) -> ServiceId {
-    ServiceId { protocol: Protocol::Tcp, address: addr(text) }
+    ServiceId::Address { protocol: Protocol::Tcp, address: addr(text) }
+}
+
+fn mark(mark: u32) -> ServiceId {
+    ServiceId::Fwmark { mark, family: Family::Inet }
 }
 
 fn service(address: &str, servers: &[&str]) -> Service {
-    Service {
-        protocol: Protocol::Tcp,
-        address: addr(address),
-        scheduler: Scheduler::Rr,
-        scheduler_flags: Vec::new(),
-        timeout: None,
-        one_packet: false,
-        local_ports: LocalPorts::default(),
-        client_address: None,
-        local_addresses: Vec::new(),
-        servers: servers.iter().map(|s| server(s)).collect(),
-    }
+    let settings = ServiceSettings { scheduler: Scheduler::Rr, ..ServiceSettings::default() };
+    Service { settings, servers: servers.iter().map(|s| server(s)).collect(), ..Service::new(id(address)) }
 }
 
 fn server(address: &str) -> Server {
@@ -50,24 +44,24 @@ fn add(address: &str, servers: &[&str]) -> Operation {
 }
 
 fn delete(address: &str) -> Operation {
-    Operation::DeleteService { protocol: Protocol::Tcp, address: addr(address) }
+    Operation::DeleteService { service: id(address) }
 }
 
 fn add_server(address: &str, server: Server) -> Operation {
-    Operation::AddServer { protocol: Protocol::Tcp, address: addr(address), server }
+    Operation::AddServer { service: id(address), server }
 }
 
 fn edit_server(address: &str, server: Server) -> Operation {
-    Operation::EditServer { protocol: Protocol::Tcp, address: addr(address), server }
+    Operation::EditServer { service: id(address), server }
 }
 
 fn delete_server(address: &str, server: &str) -> Operation {
-    Operation::DeleteServer { protocol: Protocol::Tcp, address: addr(address), server: addr(server) }
+    Operation::DeleteServer { service: id(address), server: addr(server) }
 }
 
 fn add_local(address: &str, local: &str) -> Operation {
     let local_address = local.parse().unwrap();
-    Operation::AddLocalAddress { protocol: Protocol::Tcp, address: addr(address), local_address, interface: None }
+    Operation::AddLocalAddress { service: id(address), local_address, interface: None }
 }
 
 fn timeouts(tcp: u32, tcp_fin: u32, udp: u32) -> Operation {
@@ -97,23 +91,22 @@ fn compiled(registry: &Registry, service: &str) -> Arc<snapshot::Service> {
 
 #[test]
 fn one_packet_and_fullnat_exclude_each_other() {
-    let whole = Service { protocol: Protocol::Udp, one_packet: true, ..service(VIP, &["10.0.0.1:80"]) };
+    let id = format!("udp/{VIP}").parse().unwrap();
+    let settings = ServiceSettings { one_packet: true, ..ServiceSettings::default() };
+    let whole = Service { id, settings, ..service(VIP, &["10.0.0.1:80"]) };
     let mut registry = registry(&[Operation::AddService { service: whole.clone() }]);
-    let id = whole.id();
     let compiled = |registry: &Registry| Arc::clone(&registry.services[&id].compiled);
     assert!(compiled(&registry).one_packet);
     let fullnat = Server { mode: ForwardMode::Fullnat, ..server("10.0.0.1:80") };
-    let (protocol, address) = (id.protocol, id.address);
-    let edit = Operation::EditServer { protocol, address, server: fullnat.clone() };
+    let edit = Operation::EditServer { service: id, server: fullnat.clone() };
     let error = registry.apply(std::slice::from_ref(&edit), &idle).unwrap_err();
     assert_eq!(error.path.as_deref(), Some("[0].server.mode"));
-    let add = Operation::AddServer { protocol, address, server: Server { address: addr("10.0.0.2:80"), ..fullnat } };
+    let add = Operation::AddServer { service: id, server: Server { address: addr("10.0.0.2:80"), ..fullnat } };
     assert_eq!(registry.apply(&[add], &idle).unwrap_err().path.as_deref(), Some("[0].server.mode"));
 
     let with = |one_packet| Operation::EditService {
-        protocol,
-        address,
-        settings: ServiceSettings { one_packet, ..whole.settings() },
+        service: id,
+        settings: ServiceSettings { one_packet, ..whole.settings.clone() },
     };
     registry.apply(&[with(false), edit], &idle).unwrap();
     assert!(!compiled(&registry).one_packet);
@@ -135,7 +128,7 @@ fn refusals() {
         change(&mut server);
         add_server(VIP, server)
     };
-    let settings = |settings| Operation::EditService { protocol: Protocol::Tcp, address: addr(VIP), settings };
+    let settings = |settings| Operation::EditService { service: id(VIP), settings };
     let edit = |timeout| settings(ServiceSettings { timeout: Some(timeout), ..ServiceSettings::default() });
     let ports = |first, last| {
         settings(ServiceSettings { local_ports: LocalPorts { first, last }, ..ServiceSettings::default() })
@@ -152,21 +145,27 @@ fn refusals() {
         (add("[ff02::1]:80", &[]), Invalid, "service.address", "is a multicast address"),
         (add("[::ffff:192.0.2.1]:80", &[]), Invalid, "service.address", "is an IPv4-mapped address"),
         (add("[fe80::1%2]:80", &[]), Invalid, "service.address", "has a zone"),
+        (Operation::AddService { service: Service::new(mark(0)) }, Invalid, "service.fwmark", "0 is no firewall mark"),
         (add("192.0.2.2:0", &[]), Invalid, "service.address", "needs persistence and is not supported yet"),
-        (with(&|s| s.timeout = Some(0)), Invalid, "service.timeout", "0 seconds is out of range; give 1 to 2678400"),
-        (with(&|s| s.timeout = Some(2_678_401)), Invalid, "service.timeout", "(31 days)"),
-        (with(&|s| s.one_packet = true), Invalid, "service.one_packet", "only UDP can"),
+        (
+            with(&|s| s.settings.timeout = Some(0)),
+            Invalid,
+            "service.timeout",
+            "0 seconds is out of range; give 1 to 2678400",
+        ),
+        (with(&|s| s.settings.timeout = Some(2_678_401)), Invalid, "service.timeout", "(31 days)"),
+        (with(&|s| s.settings.one_packet = true), Invalid, "service.one_packet", "only UDP can"),
         (
             with(&|s| {
-                (s.protocol, s.one_packet) = (Protocol::Udp, true);
+                (s.id, s.settings.one_packet) = ("udp/192.0.2.2:80".parse().unwrap(), true);
                 s.servers[1].mode = ForwardMode::Fullnat;
             }),
             Invalid,
             "service.servers[1].mode",
             "server 10.0.0.2:80 cannot have mode fullnat in service udp/192.0.2.2:80",
         ),
-        (with(&|s| s.local_ports.first = 0), Invalid, "service.local_ports", "need 1 <= first <= last"),
-        (with(&|s| s.local_ports.last = 9), Invalid, "service.local_ports", "local ports 1025 to 9"),
+        (with(&|s| s.settings.local_ports.first = 0), Invalid, "service.local_ports", "need 1 <= first <= last"),
+        (with(&|s| s.settings.local_ports.last = 9), Invalid, "service.local_ports", "local ports 1025 to 9"),
         (with(&|s| s.servers[1].weight = 65536), Invalid, "service.servers[1].weight", "give 0 to 65535"),
         (
             with(&|s| s.servers[1].address = s.servers[0].address),
@@ -188,8 +187,8 @@ fn refusals() {
         ),
         (edit(0), Invalid, "settings.timeout", "service tcp/192.0.2.1:80: a timeout of 0 seconds"),
         (ports(7, 6), Invalid, "settings.local_ports", "are no range"),
-        (delete("192.0.2.9:80"), NotFound, "address", "service tcp/192.0.2.9:80 does not exist; add it first"),
-        (add_server("192.0.2.9:80", server("10.0.0.9:80")), NotFound, "address", "does not exist"),
+        (delete("192.0.2.9:80"), NotFound, "service", "service tcp/192.0.2.9:80 does not exist; add it first"),
+        (add_server("192.0.2.9:80", server("10.0.0.9:80")), NotFound, "service", "does not exist"),
         (add_server(VIP, server("10.0.0.1:80")), Exists, "server.address", "exists already in service"),
         (add_server(VIP, server("[2001:db8::1]:80")), Invalid, "server.address", "not supported yet"),
         (add_server(VIP, server("192.0.2.1:8080")), Invalid, "server.address", "give the server's own address"),
@@ -215,17 +214,13 @@ fn refusals() {
         (add_local(VIP, "10.9.9.9"), Exists, "local_address", "exists already"),
         (add_local(VIP, "2001:db8::1"), Invalid, "local_address", "different address families"),
         (
-            Operation::DeleteLocalAddress {
-                protocol: Protocol::Tcp,
-                address: addr(VIP),
-                local_address: [10, 9, 9, 8].into(),
-            },
+            Operation::DeleteLocalAddress { service: id(VIP), local_address: [10, 9, 9, 8].into() },
             NotFound,
             "local_address",
             "does not exist",
         ),
         (
-            Operation::Zero { service: Some((Protocol::Udp, addr(VIP))) },
+            Operation::Zero { service: Some(format!("udp/{VIP}").parse().unwrap()) },
             NotFound,
             "service",
             "service udp/192.0.2.1:80 does not exist",
@@ -267,7 +262,8 @@ fn workers_see_the_newest_server_first() {
 #[test]
 fn flags_go_with_their_scheduler() {
     let with = |scheduler, flag| {
-        let whole = Service { scheduler, scheduler_flags: vec![flag], ..service(VIP, &[]) };
+        let settings = ServiceSettings { scheduler, scheduler_flags: vec![flag], ..ServiceSettings::default() };
+        let whole = Service { settings, ..service(VIP, &[]) };
         Registry::new(1, 1).apply(&[Operation::AddService { service: whole }], &idle)
     };
     for (scheduler, flag) in [
@@ -295,7 +291,8 @@ fn flags_go_with_their_scheduler() {
 
 #[test]
 fn udp_has_no_option_for_the_clients_address() {
-    let whole = Service { protocol: Protocol::Udp, client_address: Some(ClientAddress::Toa), ..service(VIP, &[]) };
+    let settings = ServiceSettings { client_address: Some(ClientAddress::Toa), ..ServiceSettings::default() };
+    let whole = Service { settings, ..Service::new(format!("udp/{VIP}").parse().unwrap()) };
     let error = Registry::new(8, 8).apply(&[Operation::AddService { service: whole }], &idle).unwrap_err();
     assert_eq!(error.path.as_deref(), Some("[0].service.client_address"));
     assert!(error.message.starts_with("toa is an option of TCP, which service udp/"), "{error}");
@@ -305,7 +302,7 @@ fn udp_has_no_option_for_the_clients_address() {
 fn maglev_hashing_keeps_the_place_of_a_server_without_weight() {
     let table = |operations: &[Operation]| {
         let mut whole = service(VIP, &["10.0.0.1:80", "10.0.0.2:80"]);
-        whole.scheduler = Scheduler::Mh;
+        whole.settings.scheduler = Scheduler::Mh;
         let mut registry = registry(&[Operation::AddService { service: whole }]);
         registry.apply(operations, &idle).unwrap();
         format!("{:?}", compiled(&registry, VIP).scheduler)
@@ -322,10 +319,10 @@ fn maglev_hashing_keeps_the_place_of_a_server_without_weight() {
 #[test]
 fn compiled_services_carry_everything() {
     let mut whole = service("[2001:db8::1]:443", &[]);
-    whole.scheduler = Scheduler::Wrr;
-    whole.timeout = Some(77);
-    whole.local_ports = LocalPorts { first: 5000, last: 6000 };
-    whole.client_address = Some(ClientAddress::Toa);
+    whole.settings.scheduler = Scheduler::Wrr;
+    whole.settings.timeout = Some(77);
+    whole.settings.local_ports = LocalPorts { first: 5000, last: 6000 };
+    whole.settings.client_address = Some(ClientAddress::Toa);
     whole.local_addresses = vec!["2001:db8::aa".parse().unwrap()];
     let member = Server { weight: 3, upper_threshold: 10, lower_threshold: 5, ..server("[2001:db8::2]:443") };
     let modes = [ForwardMode::Nat, ForwardMode::Fullnat, ForwardMode::Dr, ForwardMode::Tun];
@@ -344,7 +341,7 @@ fn compiled_services_carry_everything() {
     let last = got.servers[3];
     assert_eq!((last.addr, last.port), (addr("[2001:db8::2]:443").ip(), 443));
     assert_eq!((last.weight, last.upper_threshold, last.lower_threshold), (3, 10, 5));
-    assert_eq!(registry.service(whole.id()).unwrap().service(whole.id()), whole);
+    assert_eq!(registry.service(whole.id).unwrap().service(whole.id), whole);
 }
 
 #[test]
@@ -458,7 +455,7 @@ fn zero_reaches_the_named_service_or_all() {
     let mut registry = registry(&[add(VIP, &[]), add("192.0.2.2:80", &[])]);
     let slot = |text| registry.service(id(text)).unwrap().slot();
     let (one, two) = (slot(VIP), slot("192.0.2.2:80"));
-    let zero = Operation::Zero { service: Some((Protocol::Tcp, addr(VIP))) };
+    let zero = Operation::Zero { service: Some(id(VIP)) };
     assert_eq!(registry.apply(&[zero], &idle).unwrap(), [Change::Zeroed(one)]);
     assert_eq!(
         registry.apply(&[Operation::Zero { service: None }], &idle).unwrap(),
@@ -484,7 +481,7 @@ fn ten_thousand_services_apply_fast() {
     let services: Vec<Operation> = (0..10_000u32)
         .map(|i| {
             let mut service = service("192.0.2.1:80", &[]);
-            service.address = SocketAddr::new(IpAddr::from((0x0a00_0000 + i).to_be_bytes()), 80);
+            service.id = id(&format!("{}:80", IpAddr::from((0x0a00_0000 + i).to_be_bytes())));
             let member = |j: u32| Server {
                 address: SocketAddr::new(IpAddr::from((0x0b00_0000 + i * 10 + j).to_be_bytes()), 8080),
                 ..server("10.0.0.1:1")
@@ -523,61 +520,55 @@ impl Model {
 
     fn step(&mut self, operation: &Operation) -> Option<()> {
         match operation.clone() {
-            Operation::AddService { service } => match self.0.insert(service.id(), service) {
+            Operation::AddService { service } => match self.0.insert(service.id, service) {
                 None => Some(()),
                 Some(_) => None,
             },
-            Operation::EditService { protocol, address, settings } => {
-                let service = self.0.get_mut(&ServiceId { protocol, address })?;
-                (service.scheduler, service.timeout) = (settings.scheduler, settings.timeout);
-                service.scheduler_flags = settings.scheduler_flags;
-                service.local_ports = settings.local_ports;
+            Operation::EditService { service, settings } => {
+                let service = self.0.get_mut(&service)?;
+                service.settings = settings;
                 Some(())
             }
-            Operation::DeleteService { protocol, address } => {
-                self.0.remove(&ServiceId { protocol, address }).map(|_| ())
-            }
+            Operation::DeleteService { service } => self.0.remove(&service).map(|_| ()),
             Operation::Clear => {
                 self.0.clear();
                 Some(())
             }
-            Operation::AddServer { protocol, address, server } => {
-                let service = self.0.get_mut(&ServiceId { protocol, address })?;
+            Operation::AddServer { service, server } => {
+                let service = self.0.get_mut(&service)?;
                 if service.servers.iter().any(|s| s.address == server.address) {
                     return None;
                 }
                 service.servers.push(server);
                 Some(())
             }
-            Operation::EditServer { protocol, address, server } => {
-                let service = self.0.get_mut(&ServiceId { protocol, address })?;
+            Operation::EditServer { service, server } => {
+                let service = self.0.get_mut(&service)?;
                 let place = service.servers.iter_mut().find(|s| s.address == server.address)?;
                 *place = server;
                 Some(())
             }
-            Operation::DeleteServer { protocol, address, server } => {
-                let service = self.0.get_mut(&ServiceId { protocol, address })?;
+            Operation::DeleteServer { service, server } => {
+                let service = self.0.get_mut(&service)?;
                 let before = service.servers.len();
                 service.servers.retain(|s| s.address != server);
                 (service.servers.len() < before).then_some(())
             }
-            Operation::AddLocalAddress { protocol, address, local_address, .. } => {
-                let service = self.0.get_mut(&ServiceId { protocol, address })?;
+            Operation::AddLocalAddress { service, local_address, .. } => {
+                let service = self.0.get_mut(&service)?;
                 if service.local_addresses.contains(&local_address) {
                     return None;
                 }
                 service.local_addresses.push(local_address);
                 Some(())
             }
-            Operation::DeleteLocalAddress { protocol, address, local_address } => {
-                let service = self.0.get_mut(&ServiceId { protocol, address })?;
+            Operation::DeleteLocalAddress { service, local_address } => {
+                let service = self.0.get_mut(&service)?;
                 let before = service.local_addresses.len();
                 service.local_addresses.retain(|a| *a != local_address);
                 (service.local_addresses.len() < before).then_some(())
             }
-            Operation::Zero { service: Some((protocol, address)) } => {
-                self.0.get(&ServiceId { protocol, address }).map(|_| ())
-            }
+            Operation::Zero { service: Some(service) } => self.0.get(&service).map(|_| ()),
             Operation::Zero { service: None } | Operation::SetTimeouts { .. } | Operation::SetSysctls { .. } => {
                 Some(())
             }
@@ -586,36 +577,35 @@ impl Model {
 }
 
 fn any_operation() -> impl Strategy<Value = Operation> {
-    let vip = (0u8..4).prop_map(|i| addr(&format!("192.0.2.{}:80", i + 1)));
+    let vip = (0u8..4).prop_map(|i| id(&format!("192.0.2.{}:80", i + 1)));
     let member = (0u8..5, 0u32..3).prop_map(|(i, weight)| Server { weight, ..server(&format!("10.0.0.{}:80", i + 1)) });
     let local = (0u8..3).prop_map(|i| IpAddr::from([10, 1, 0, i + 1]));
-    let protocol = Protocol::Tcp;
     prop_oneof![
-        3 => (vip.clone(), proptest::collection::vec(member.clone(), 0..3)).prop_map(|(address, mut servers)| {
+        3 => (vip.clone(), proptest::collection::vec(member.clone(), 0..3)).prop_map(|(id, mut servers)| {
             servers.sort_by_key(|s| s.address);
             servers.dedup_by_key(|s| s.address);
-            Operation::AddService { service: Service { address, servers, ..service(VIP, &[]) } }
+            Operation::AddService { service: Service { id, servers, ..service(VIP, &[]) } }
         }),
-        1 => (vip.clone(), 1u32..4).prop_map(move |(address, timeout)| {
+        1 => (vip.clone(), 1u32..4).prop_map(|(service, timeout)| {
             let settings = ServiceSettings { timeout: Some(timeout), ..ServiceSettings::default() };
-            Operation::EditService { protocol, address, settings }
+            Operation::EditService { service, settings }
         }),
-        2 => vip.clone().prop_map(move |address| Operation::DeleteService { protocol, address }),
+        2 => vip.clone().prop_map(|service| Operation::DeleteService { service }),
         1 => Just(Operation::Clear),
         4 => (vip.clone(), member.clone())
-            .prop_map(move |(address, server)| Operation::AddServer { protocol, address, server }),
+            .prop_map(|(service, server)| Operation::AddServer { service, server }),
         2 => (vip.clone(), member.clone())
-            .prop_map(move |(address, server)| Operation::EditServer { protocol, address, server }),
+            .prop_map(|(service, server)| Operation::EditServer { service, server }),
         4 => (vip.clone(), member)
-            .prop_map(move |(address, s)| Operation::DeleteServer { protocol, address, server: s.address }),
-        1 => (vip.clone(), local.clone()).prop_map(move |(address, local_address)| {
-            Operation::AddLocalAddress { protocol, address, local_address, interface: None }
+            .prop_map(|(service, s)| Operation::DeleteServer { service, server: s.address }),
+        1 => (vip.clone(), local.clone()).prop_map(|(service, local_address)| {
+            Operation::AddLocalAddress { service, local_address, interface: None }
         }),
-        1 => (vip.clone(), local).prop_map(move |(address, local_address)| {
-            Operation::DeleteLocalAddress { protocol, address, local_address }
+        1 => (vip.clone(), local).prop_map(|(service, local_address)| {
+            Operation::DeleteLocalAddress { service, local_address }
         }),
         1 => proptest::option::of(vip)
-            .prop_map(move |vip| Operation::Zero { service: vip.map(|address| (protocol, address)) }),
+            .prop_map(|service| Operation::Zero { service }),
     ]
 }
 
@@ -664,7 +654,7 @@ proptest! {
                     }
                 }
                 // The same version means the same content, for ever.
-                let compiled = compiled(&registry, &id.address.to_string());
+                let compiled = &entry.compiled;
                 prop_assert_eq!(compiled.servers.len(), entry.servers().len());
                 let now = (compiled.version, entry.service(id), entry.slot());
                 if let Some(then) = versions.insert(id, now.clone())

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
-    ApiError, ClientAddress, ErrorKind, ForwardMode, LocalPorts, Protocol, SchedulerFlag, Server, Service, ServiceId,
-    ServiceSettings, Timeouts,
+    ApiError, ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, Server, Service,
+    ServiceId, ServiceSettings, Timeouts,
 };
 
 /// Longest timeout in seconds: 31 days, as in ipvsadm.
@@ -55,9 +55,9 @@ type Check = Result<(), Problem>;
 
 /// A service that is to be added, with all it brings.
 pub(super) fn service(service: &Service) -> Check {
-    let id = service.id();
-    service_id(id).map_err(|p| p.within("address"))?;
-    settings(id, &service.settings())?;
+    let id = service.id;
+    service_id(id).map_err(|p| p.within(id_field(id)))?;
+    settings(id, &service.settings)?;
     for (index, address) in service.local_addresses.iter().enumerate() {
         let here = || format!("local_addresses[{index}]");
         local_address(id, *address).map_err(|p| p.within(here()))?;
@@ -68,7 +68,7 @@ pub(super) fn service(service: &Service) -> Check {
     for (index, member) in service.servers.iter().enumerate() {
         let here = || format!("servers[{index}]");
         server(id, member).map_err(|p| p.within(here()))?;
-        one_packet(id, &service.settings(), member).map_err(|p| p.within(here()))?;
+        one_packet(id, &service.settings, member).map_err(|p| p.within(here()))?;
     }
     // A service can have thousands of servers: sort instead of comparing each with each.
     let mut order: Vec<usize> = (0..service.servers.len()).collect();
@@ -87,11 +87,24 @@ fn twice(what: &str, value: impl std::fmt::Display, id: ServiceId) -> String {
     format!("{what} {value} stands twice in service {id}; remove one")
 }
 
+/// The field that a complaint about a service's id is about.
+pub(super) fn id_field(id: ServiceId) -> &'static str {
+    match id {
+        ServiceId::Address { .. } => "address",
+        ServiceId::Fwmark { .. } => "fwmark",
+    }
+}
+
 fn service_id(id: ServiceId) -> Check {
     let fail = |message: String| Err(Problem::invalid("", message));
-    unicast(id.address.ip(), "virtual address").or_else(fail)?;
-    without_zone(id.address).or_else(fail)?;
-    if id.address.port() == 0 {
+    let address = match id {
+        ServiceId::Fwmark { mark: 0, .. } => return fail("0 is no firewall mark; give 1 to 4294967295".to_owned()),
+        ServiceId::Fwmark { .. } => return fail(format!("service {id}: firewall marks are not supported yet")),
+        ServiceId::Address { address, .. } => address,
+    };
+    unicast(address.ip(), "virtual address").or_else(fail)?;
+    without_zone(address).or_else(fail)?;
+    if address.port() == 0 {
         return fail(format!(
             "service {id} stands for every port, which needs persistence and is not supported yet; name a port from 1 to 65535"
         ));
@@ -117,7 +130,7 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
             let message = format!("scheduler {name} of service {id} has no flag {flag}; it takes {fitting}");
             return Err(Problem::invalid(format!("scheduler_flags[{index}]"), message));
         }
-        if *flag == SchedulerFlag::ConhashQid && id.protocol != Protocol::Udp {
+        if *flag == SchedulerFlag::ConhashQid && id.protocol() != Some(Protocol::Udp) {
             let message = format!("service {id} cannot hash QUIC connection ids: QUIC needs a UDP service");
             return Err(Problem::invalid(format!("scheduler_flags[{index}]"), message));
         }
@@ -125,7 +138,7 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
     if let Some(seconds) = of_service {
         timeout(seconds).map_err(|message| Problem::invalid("timeout", format!("service {id}: {message}")))?;
     }
-    if one_packet && id.protocol != Protocol::Udp {
+    if one_packet && id.protocol().is_some_and(|protocol| protocol != Protocol::Udp) {
         let message = format!("service {id} cannot be scheduled packet by packet: only UDP can; leave out one_packet");
         return Err(Problem::invalid("one_packet", message));
     }
@@ -133,7 +146,7 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
         let message = format!("local ports {first} to {last} of service {id} are no range; need 1 <= first <= last");
         return Err(Problem::invalid("local_ports", message));
     }
-    if let (Protocol::Udp, Some(ClientAddress::Toa)) = (id.protocol, client_address) {
+    if let (Some(Protocol::Udp), Some(ClientAddress::Toa)) = (id.protocol(), client_address) {
         let message = format!("toa is an option of TCP, which service {id} cannot have; leave out client_address");
         return Err(Problem::invalid("client_address", message));
     }
@@ -159,23 +172,24 @@ pub(super) fn server(id: ServiceId, server: &Server) -> Check {
     let fail = |path: &str, message: String| Err(Problem::invalid(path, message));
     unicast(address.ip(), "server address").or_else(|m| fail("address", m))?;
     without_zone(address).or_else(|m| fail("address", m))?;
-    if address.is_ipv4() != id.address.is_ipv4() {
+    if Family::of(address.ip()) != id.family() {
         let message = format!("server {address} and service {id} are of different address families; not supported yet");
         return fail("address", message);
     }
-    if address.ip() == id.address.ip() {
+    if id.address().is_some_and(|virt| virt.ip() == address.ip()) {
         let message = format!(
             "server {address} has the virtual address of service {id}; give the server's own address: \
              services that run on the director itself are not supported"
         );
         return fail("address", message);
     }
-    if address.port() == 0 {
+    // Port 0 stands for the port that the packet goes to.
+    if address.port() == 0 && id.port() != 0 {
         return fail("address", format!("server {address} has no port; name one from 1 to 65535"));
     }
-    if matches!(mode, ForwardMode::Dr | ForwardMode::Tun) && address.port() != id.address.port() {
+    if matches!(mode, ForwardMode::Dr | ForwardMode::Tun) && address.port() != id.port() {
         let name = if mode == ForwardMode::Dr { "dr" } else { "tun" };
-        let port = id.address.port();
+        let port = id.port();
         let message = format!(
             "server {address} has another port than service {id}, but mode {name} cannot change ports; \
              use port {port}, or mode nat or fullnat"
@@ -198,7 +212,7 @@ pub(super) fn server(id: ServiceId, server: &Server) -> Check {
 /// A source address for FULLNAT.
 pub(super) fn local_address(id: ServiceId, address: IpAddr) -> Check {
     unicast(address, "local address").map_err(|m| Problem::invalid("", m))?;
-    if address.is_ipv4() != id.address.is_ipv4() {
+    if Family::of(address) != id.family() {
         let message =
             format!("local address {address} and service {id} are of different address families; not supported yet");
         return Err(Problem::invalid("", message));

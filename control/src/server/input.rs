@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use dpvs_api::{ApiError, ErrorKind, Protocol, ServiceId};
+use dpvs_api::{ApiError, ErrorKind, Family, Protocol, ServiceId};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
@@ -100,14 +100,21 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     Ok(value)
 }
 
-/// `{protocol}/{address}/{port}` of a path.
+/// `{protocol}/{address}/{port}` of a path, or `fwmark/{mark}/{family}`.
 pub(super) fn service_id(protocol: &str, address: &str, l4_port: &str) -> Result<ServiceId, Refusal> {
-    let protocol = match protocol {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        other => return Err(Refusal::invalid(format!("'{other}' in the path is not a protocol: use tcp or udp"))),
-    };
-    Ok(ServiceId { protocol, address: socket_address(address, l4_port)? })
+    if protocol == "fwmark" {
+        let mark = segment(address, "a firewall mark: use 1 to 4294967295")?;
+        return match l4_port {
+            "inet" => Ok(ServiceId::Fwmark { mark, family: Family::Inet }),
+            "inet6" => Ok(ServiceId::Fwmark { mark, family: Family::Inet6 }),
+            other => Err(Refusal::invalid(format!("'{other}' in the path is not a family: use inet or inet6"))),
+        };
+    }
+    let protocol = Protocol::named(protocol).ok_or_else(|| {
+        let names = Protocol::ALL.map(Protocol::name).join(", ");
+        Refusal::invalid(format!("'{protocol}' in the path is not a protocol: use {names} or fwmark"))
+    })?;
+    Ok(ServiceId::Address { protocol, address: socket_address(address, l4_port)? })
 }
 
 /// `{address}/{port}` of a path; IPv6 addresses stand there without brackets.

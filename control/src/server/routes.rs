@@ -182,12 +182,12 @@ async fn edit_service(
 ) -> Answer {
     let id = service_id(&protocol, &address, &port)?;
     let settings: ServiceSettings = json(api.limits, &headers, body).await?;
-    api.apply(Operation::EditService { protocol: id.protocol, address: id.address, settings }).await
+    api.apply(Operation::EditService { service: id, settings }).await
 }
 
 async fn delete_service(State(api): State<Api>, Path((protocol, address, port)): Segments3) -> Answer {
     let id = service_id(&protocol, &address, &port)?;
-    api.apply(Operation::DeleteService { protocol: id.protocol, address: id.address }).await
+    api.apply(Operation::DeleteService { service: id }).await
 }
 
 async fn clear(State(api): State<Api>) -> Answer {
@@ -202,7 +202,7 @@ async fn add_server(
 ) -> Answer {
     let id = service_id(&protocol, &address, &port)?;
     let server: Server = json(api.limits, &headers, body).await?;
-    api.apply(Operation::AddServer { protocol: id.protocol, address: id.address, server }).await
+    api.apply(Operation::AddServer { service: id, server }).await
 }
 
 async fn edit_server(
@@ -221,7 +221,7 @@ async fn edit_server(
         );
         return Err(ApiError { kind: ErrorKind::Invalid, message, path: Some("address".into()) }.into());
     }
-    api.apply(Operation::EditServer { protocol: id.protocol, address: id.address, server }).await
+    api.apply(Operation::EditServer { service: id, server }).await
 }
 
 async fn delete_server(
@@ -230,7 +230,7 @@ async fn delete_server(
 ) -> Answer {
     let id = service_id(&protocol, &address, &port)?;
     let server = socket_address(&server, &server_port)?;
-    api.apply(Operation::DeleteServer { protocol: id.protocol, address: id.address, server }).await
+    api.apply(Operation::DeleteServer { service: id, server }).await
 }
 
 async fn add_local_address(
@@ -241,14 +241,13 @@ async fn add_local_address(
 ) -> Answer {
     let id = service_id(&protocol, &address, &port)?;
     let NewLocalAddress { address: local_address, interface } = json(api.limits, &headers, body).await?;
-    let (protocol, address) = (id.protocol, id.address);
-    api.apply(Operation::AddLocalAddress { protocol, address, local_address, interface }).await
+    api.apply(Operation::AddLocalAddress { service: id, local_address, interface }).await
 }
 
 async fn delete_local_address(State(api): State<Api>, Path((protocol, address, port, local)): Segments4) -> Answer {
     let id = service_id(&protocol, &address, &port)?;
     let local_address = ip_address(&local)?;
-    api.apply(Operation::DeleteLocalAddress { protocol: id.protocol, address: id.address, local_address }).await
+    api.apply(Operation::DeleteLocalAddress { service: id, local_address }).await
 }
 
 async fn zero(State(api): State<Api>) -> Answer {
@@ -257,7 +256,7 @@ async fn zero(State(api): State<Api>) -> Answer {
 
 async fn zero_service(State(api): State<Api>, Path((protocol, address, port)): Segments3) -> Answer {
     let id = service_id(&protocol, &address, &port)?;
-    api.apply(Operation::Zero { service: Some((id.protocol, id.address)) }).await
+    api.apply(Operation::Zero { service: Some(id) }).await
 }
 
 async fn batch(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {

@@ -149,7 +149,7 @@ const SERVER: &str = r#"{"address":"[2001:db8::2]:8080","mode":"fullnat","weight
 #[test]
 fn every_change_becomes_its_operation() {
     let daemon = Daemon::start(Limits::default());
-    let at = r#""protocol":"udp","address":"[2001:db8::1]:53""#;
+    let at = r#""service":"udp/[2001:db8::1]:53""#;
     let service = "/v1/services/udp/2001:db8::1/53";
     let cases = [
         ("POST", "/v1/services".to_owned(), SERVICE, format!(r#"{{"op":"add-service","service":{SERVICE}}}"#)),
@@ -185,8 +185,14 @@ fn every_change_becomes_its_operation() {
             "",
             format!(r#"{{"op":"delete-local-address",{at},"local_address":"2001:db8::9"}}"#),
         ),
+        (
+            "DELETE",
+            "/v1/services/fwmark/7/inet6".to_owned(),
+            "",
+            r#"{"op":"delete-service","service":"fwmark/7/inet6"}"#.to_owned(),
+        ),
         ("POST", "/v1/zero".to_owned(), "", r#"{"op":"zero"}"#.to_owned()),
-        ("POST", format!("{service}/zero"), "", r#"{"op":"zero","service":["udp","[2001:db8::1]:53"]}"#.to_owned()),
+        ("POST", format!("{service}/zero"), "", r#"{"op":"zero","service":"udp/[2001:db8::1]:53"}"#.to_owned()),
         (
             "PUT",
             "/v1/timeouts".to_owned(),
@@ -251,7 +257,7 @@ fn wrong_requests_are_told_what_is_wrong() {
         ("PATCH", "/v1/services", "", 405, "PATCH does not apply to /v1/services"),
         ("POST", "/v1/services", "{\"protocol\":\"tcp\"", 400, "EOF while parsing an object at line 1 column 17"),
         ("POST", "/v1/services", "\u{1}\u{2}", 400, "expected value at line 1 column 1"),
-        ("POST", "/v1/services", "[]", 400, "invalid length 0"),
+        ("POST", "/v1/services", "[]", 400, "missing field `protocol`"),
         ("POST", "/v1/services", &deep, 400, "line 1 column"),
         ("POST", "/v1/batch", &deep, 400, "line 1 column"),
         (
@@ -261,6 +267,16 @@ fn wrong_requests_are_told_what_is_wrong() {
             400,
             "tcp: invalid value: integer `-1`, expected u32 at line 1 column 9",
         ),
+        (
+            "POST",
+            "/v1/services",
+            r#"{"protocol":"tcp","fwmark":7}"#,
+            400,
+            "either `protocol` and `address`, or `fwmark`",
+        ),
+        ("POST", "/v1/services", r#"{"address":"192.0.2.1:80"}"#, 400, "missing field `protocol`"),
+        ("GET", "/v1/services/fwmark/x/inet", "", 400, "'x' in the path is not a firewall mark"),
+        ("GET", "/v1/services/fwmark/7/servers", "", 400, "'servers' in the path is not a family"),
         ("PUT", "/v1/timeouts", "{\"tpc\":1}", 400, "tpc: unknown field `tpc`"),
         ("GET", "/v1/services/icmp/192.0.2.1/80", "", 400, "'icmp' in the path is not a protocol"),
         ("GET", "/v1/services/tcp/[::1]/80", "", 400, "'[::1]' in the path is not an IP address"),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use dpvs_api::{
-    ApiError, Connection, ErrorKind, FlowStats, LocalPorts, Operation, Protocol, Server, ServerStatus, Service,
-    ServiceId, ServiceSettings, ServiceStatus, Timeouts,
+    ApiError, Connection, ErrorKind, FlowStats, Operation, Protocol, Server, ServerStatus, Service, ServiceId,
+    ServiceStatus, Timeouts,
 };
 use dpvs_client::ClientError;
 use dpvs_ipvsadm::{Director, Names, Streams, run};
@@ -42,8 +42,8 @@ impl Director for Model {
 
     fn service(&self, id: ServiceId) -> Result<ServiceStatus, ClientError> {
         let table = self.table.borrow();
-        let service = table.services.iter().find(|service| service.id() == id);
-        let missing = || error(ErrorKind::NotFound, "address").into();
+        let service = table.services.iter().find(|service| service.id == id);
+        let missing = || error(ErrorKind::NotFound, "service").into();
         service.map(|service| status(&table, service)).ok_or_else(missing)
     }
 
@@ -70,7 +70,7 @@ impl Director for Model {
 }
 
 fn status(table: &Table, service: &Service) -> ServiceStatus {
-    let id = service.id();
+    let id = service.id;
     let stats = |server| table.stats.get(&(id, server)).copied().unwrap_or_default();
     let server_status = service.servers.iter().map(|server| {
         let (active_connections, inactive_connections) = table.loads.get(&server.address).copied().unwrap_or_default();
@@ -97,69 +97,55 @@ fn error(kind: ErrorKind, path: &str) -> ApiError {
 }
 
 impl Table {
-    fn find(&mut self, protocol: Protocol, address: std::net::SocketAddr) -> Result<&mut Service, ApiError> {
-        let id = ServiceId { protocol, address };
-        let found = self.services.iter_mut().find(|service| service.id() == id);
-        found.ok_or_else(|| error(ErrorKind::NotFound, "address"))
+    fn find(&mut self, id: ServiceId) -> Result<&mut Service, ApiError> {
+        let found = self.services.iter_mut().find(|service| service.id == id);
+        found.ok_or_else(|| error(ErrorKind::NotFound, "service"))
     }
 
     fn step(&mut self, operation: &Operation) -> Result<(), ApiError> {
         match operation.clone() {
             Operation::AddService { service } => {
-                if self.services.iter().any(|other| other.id() == service.id()) {
+                if self.services.iter().any(|other| other.id == service.id) {
                     return Err(error(ErrorKind::Exists, "service.address"));
                 }
                 self.services.push(service);
             }
-            Operation::EditService { protocol, address, settings } => {
-                let ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports, client_address } =
-                    settings;
-                let service = self.find(protocol, address)?;
-                *service = Service {
-                    scheduler,
-                    scheduler_flags,
-                    timeout,
-                    one_packet,
-                    local_ports,
-                    client_address,
-                    ..service.clone()
-                };
-            }
-            Operation::DeleteService { protocol, address } => {
-                self.find(protocol, address)?;
-                self.services.retain(|service| (service.protocol, service.address) != (protocol, address));
+            Operation::EditService { service, settings } => self.find(service)?.settings = settings,
+            Operation::DeleteService { service: id } => {
+                self.find(id)?;
+                self.services.retain(|service| service.id != id);
             }
             Operation::Clear => self.services.clear(),
-            Operation::AddServer { protocol, address, server } => {
-                let service = self.find(protocol, address)?;
+            Operation::AddServer { service, server } => {
+                let service = self.find(service)?;
                 check(&server)?;
                 if service.servers.iter().any(|other| other.address == server.address) {
                     return Err(error(ErrorKind::Exists, "server.address"));
                 }
                 service.servers.push(server);
             }
-            Operation::EditServer { protocol, address, server } => {
-                let service = self.find(protocol, address)?;
+            Operation::EditServer { service, server } => {
+                let service = self.find(service)?;
                 check(&server)?;
                 let old = service.servers.iter_mut().find(|other| other.address == server.address);
                 *old.ok_or_else(|| error(ErrorKind::NotFound, "server.address"))? = server;
             }
-            Operation::DeleteServer { protocol, address, server } => {
-                let service = self.find(protocol, address)?;
+            Operation::DeleteServer { service, server } => {
+                let service = self.find(service)?;
                 let before = service.servers.len();
                 service.servers.retain(|other| other.address != server);
                 if service.servers.len() == before {
                     return Err(error(ErrorKind::NotFound, "server"));
                 }
             }
-            Operation::AddLocalAddress { protocol, address, local_address, .. } => {
-                self.find(protocol, address)?.local_addresses.push(local_address);
+            Operation::AddLocalAddress { service, local_address, .. } => {
+                self.find(service)?.local_addresses.push(local_address);
             }
-            Operation::DeleteLocalAddress { protocol, address, local_address } => {
-                self.find(protocol, address)?.local_addresses.retain(|other| *other != local_address);
+            Operation::DeleteLocalAddress { service, local_address } => {
+                self.find(service)?.local_addresses.retain(|other| *other != local_address);
             }
-            Operation::Zero { service: Some((protocol, address)) } => {
-                self.find(protocol, address).map_err(|_| error(ErrorKind::NotFound, "service"))?;
+            Operation::Zero { service: Some(service) } => {
+                self.find(service).map_err(|_| error(ErrorKind::NotFound, "service"))?;
             }
             // ipvsadm has no option for these.
             Operation::SetSysctls { .. } | Operation::Zero { service: None } => {}
@@ -241,17 +227,5 @@ pub fn ipvsadm(model: &Model, names: &FixedNames, words: &[&str], input: &str) -
 /// A service without servers.
 #[allow(dead_code, reason = "not every test program needs it")]
 pub fn service(id: &str) -> Service {
-    let ServiceId { protocol, address } = id.parse().unwrap();
-    Service {
-        protocol,
-        address,
-        scheduler: Default::default(),
-        scheduler_flags: Vec::new(),
-        timeout: None,
-        one_packet: false,
-        local_ports: LocalPorts::default(),
-        client_address: None,
-        local_addresses: Vec::new(),
-        servers: Vec::new(),
-    }
+    Service::new(id.parse().unwrap())
 }
