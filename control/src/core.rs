@@ -288,7 +288,7 @@ impl Core {
                 }),
             })),
             Request::Timeouts(reply) => drop(reply.send(self.registry.timeouts())),
-            Request::Sysctls(reply) => drop(reply.send(self.registry.sysctls())),
+            Request::Sysctls(reply) => drop(reply.send(settings::shown(self.registry.sysctls(), &self.parts.shared))),
             Request::Connections(cursor, limit, reply) => {
                 // Waits for workers, so it must not keep the core.
                 let connections = Arc::clone(&self.connections);

@@ -1,5 +1,7 @@
 //! Director-wide settings, from the configuration's types to those of the packet path.
 
+use dataplane::defence::{self, Defences, Mode};
+use dataplane::shared::Shared;
 use dataplane::snapshot::{Reuse, Settings};
 use dpvs_api::{Sysctls, Timeouts};
 
@@ -19,5 +21,36 @@ pub(crate) fn compile(configured: Timeouts, sysctls: Sysctls, draining: bool) ->
         },
         expire_nodest_conn: sysctls.expire_nodest_conn != 0,
         sloppy_tcp: sysctls.sloppy_tcp != 0,
+        defences: Defences {
+            drop_entry: mode(sysctls.drop_entry),
+            drop_packet: mode(sysctls.drop_packet),
+            secure_tcp: mode(sysctls.secure_tcp),
+            amemthresh: sysctls.amemthresh,
+            am_droprate: sysctls.am_droprate,
+        },
+    }
+}
+
+/// Automatic defences are 1 while they rest and 2 while they act, whichever of the two was asked for.
+fn mode(value: u32) -> Mode {
+    match value {
+        0 => Mode::Off,
+        1 | 2 => Mode::Automatic,
+        _ => Mode::Always,
+    }
+}
+
+/// The settings as they are to be shown: a worker that defends itself shows in those of the automatic defences.
+pub(crate) fn shown(configured: Sysctls, shared: &Shared) -> Sysctls {
+    let acting = shared.workers.iter().fold(0, |all, worker| all | worker.counters.defences.get_acquire());
+    let shown = |value: u32, bit: u64| match value {
+        1 | 2 => 1 + u32::from(acting & bit != 0),
+        other => other,
+    };
+    Sysctls {
+        drop_entry: shown(configured.drop_entry, defence::DROP_ENTRY),
+        drop_packet: shown(configured.drop_packet, defence::DROP_PACKET),
+        secure_tcp: shown(configured.secure_tcp, defence::SECURE_TCP),
+        ..configured
     }
 }

@@ -338,6 +338,7 @@ pub fn workers(shared: &Shared, cores: &[usize], capacity: u64) -> Vec<WorkerSta
             steered: c.steered.get(),
             punted: c.punted.get(),
             icmp_sent: c.icmp_sent.get(),
+            reaped: c.reaped.get(),
             drops,
         }
     };

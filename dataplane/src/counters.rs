@@ -131,6 +131,10 @@ pub struct WorkerCounters {
     pub polls: Counter,
     /// Turns that found at least one packet.
     pub busy_polls: Counter,
+    /// Connections that `drop_entry` ended.
+    pub reaped: Counter,
+    /// The [defences](crate::defence) that act at the moment, a bit each.
+    pub defences: Counter,
     /// Entries now in the connection tables.
     pub table_entries: Counter,
     /// Generation of the snapshot in use; tells the control thread that a change has arrived.
@@ -157,6 +161,8 @@ impl WorkerCounters {
             icmp_sent: Counter::default(),
             polls: Counter::default(),
             busy_polls: Counter::default(),
+            reaped: Counter::default(),
+            defences: Counter::default(),
             table_entries: Counter::default(),
             snapshot_generation: Counter::default(),
             servers: filled(max_servers),

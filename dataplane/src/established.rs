@@ -28,11 +28,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let ip = &met.ip;
         let (conn, side) = A::table(&mut self.tables).get_by(met.candidate, met.hash, &ip.tuple)?;
         let is_known = conn.epoch == snapshot.epoch() && conn.state.stays_with(ip.flags);
-        if !is_known
-            || conn.flags.intersects(ConnFlags::LONG_WAY.union(ConnFlags::TOA))
-            || !ip.is_plain()
-            || ip.ttl <= 1
-        {
+        if !is_known || conn.flags.intersects(ConnFlags::NOT_PLAIN) || !ip.is_plain() || ip.ttl <= 1 {
             return None;
         }
         let adjacency = snapshot.fib.get(conn.way(side))?;

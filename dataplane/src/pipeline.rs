@@ -15,11 +15,12 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use proto::checksum::Delta;
 use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
-use proto::state::{Direction, tcp_next};
+use proto::state::Direction;
 use proto::{Protocol, Tuple, ethernet, ipv6, plain};
 
 use crate::conn::{Candidate, Conn, ConnFlags, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
 use crate::counters::WorkerCounters;
+use crate::defence::Defence;
 use crate::forward::{nat, tun};
 use crate::icmp::{self, IcmpError};
 use crate::ip::{Ip, Tables};
@@ -27,6 +28,7 @@ use crate::lifecycle::{self, Fate};
 use crate::limit::RateLimit;
 use crate::output::Output;
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
+use crate::reap::Reaper;
 use crate::schedule::Scheduling;
 use crate::shared::Shared;
 use crate::snapshot::{ForwardMode, Snapshot};
@@ -91,6 +93,8 @@ pub struct Pipeline<Io: WorkerIo> {
     pub(crate) ownership: Ownership,
     pub(crate) links: Links<Io::Packet>,
     pub(crate) output: Output<Io::Packet>,
+    pub(crate) defence: Defence,
+    pub(crate) reaper: Reaper,
     pub(crate) icmp_limit: RateLimit,
     pub(crate) now: Tick,
     /// Identification of the last tunnel header or IPv6 fragment.
@@ -119,6 +123,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
             },
             scheduling: Scheduling::new(&shared.limits, seed[0]),
             output: Output::new(shared.limits.ports),
+            defence: Defence::default(),
+            reaper: Reaper::new(seed[1]),
             shared,
             io,
             links,
@@ -251,6 +257,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if protocol == Protocol::TCP && !lifecycle::opens(snapshot, job.ip.flags) {
             return Verdict::Punt;
         }
+        if self.defence.drops_packet() {
+            return Verdict::Drop(DropReason::DropPacket);
+        }
         if job.ip.ttl <= 1 {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
         }
@@ -271,8 +280,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             Fate::GoesOn => {}
             Fate::Rests => return Verdict::Drop(DropReason::ServerGone),
             Fate::Ends => {
-                let ended = A::table(&mut self.tables).remove(id);
-                count_ended(self.counters(), &ended);
+                self.end_connection::<A>(id);
                 return self.unknown(snapshot, job);
             }
         }
@@ -280,6 +288,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
         }
         self.forward_inbound(snapshot, job, id)
+    }
+
+    /// Ends a connection before its time.
+    pub(crate) fn end_connection<A: Ip>(&mut self, id: ConnId) {
+        let ended = A::table(&mut self.tables).remove(id);
+        count_ended(self.counters(), &ended);
     }
 
     /// Sends a client's packet to the connection's server.
@@ -342,7 +356,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 Side::Inbound if conn.mode.sees_replies() => Direction::In,
                 Side::Inbound => Direction::InOnly,
             };
-            conn.state = tcp_next(before, direction, job.ip.flags);
+            conn.state = self.defence.tcp_next(before, direction, job.ip.flags);
         }
         let (after, server) = (conn.state, conn.server);
         if snapshot.services.is_live(server) {
@@ -350,6 +364,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
         let timeout = conn.timeout(snapshot);
         table.set_timeout(id, timeout, self.now);
+        if side == Side::Inbound {
+            table.count_packet(id);
+        }
 
         let counters = self.counters().server(server);
         if before.is_active() != after.is_active() {

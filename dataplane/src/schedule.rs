@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use proto::state::{Direction, State, tcp_next};
+use proto::state::{Direction, State};
 use proto::{Protocol, Tuple, quic, udp};
 use sched::{Pool, Request};
 
 use crate::ServerId;
 use crate::conn::{Conn, ConnFlags, ConnId, InsertError, TICKS_PER_SECOND, Tick};
 use crate::counters::ServerLoad;
+use crate::defence::Mode;
 use crate::fib::{AdjacencyId, Fib};
 use crate::ip::Ip;
 use crate::packet::{PacketBuf, WorkerIo};
@@ -294,7 +295,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             dport: server.port,
             protocol: tuple.protocol,
             mode: server.mode,
-            state: initial_state(tuple.protocol, server.mode, job),
+            state: self.initial_state(tuple.protocol, server.mode, job),
             flags: flags(service, server, tuple.protocol),
             server: server.id,
             to_server: AdjacencyId::NONE,
@@ -326,6 +327,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 InsertError::Exists => DropReason::TupleConflict,
             })?,
         };
+        if snapshot.settings.defences.drop_entry != Mode::Off {
+            A::table(&mut self.tables).begin_counting(id);
+        }
         let load = self.counters().load(server);
         load.total.add(1);
         match is_active {
@@ -383,6 +387,15 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
     }
 
+    /// The state that the first packet leads to; tracking the packet then comes to the same state.
+    fn initial_state<A>(&self, protocol: Protocol, mode: ForwardMode, job: &Job<Io::Packet, A>) -> State {
+        match protocol {
+            Protocol::TCP if mode.sees_replies() => self.defence.tcp_next(State::None, Direction::In, job.ip.flags),
+            Protocol::TCP => self.defence.tcp_next(State::None, Direction::InOnly, job.ip.flags),
+            _ => State::Udp,
+        }
+    }
+
     /// True when packets with this tuple come to this worker.
     fn owns<A: Ip>(&self, tuple: &Tuple<A>) -> bool {
         self.shared.limits.workers == 1 || self.ownership.owner(tuple) == self.id
@@ -396,13 +409,4 @@ fn flags(service: &Service, server: &Server, protocol: Protocol) -> ConnFlags {
     let has_address = service.client_address == Some(ClientAddress::Toa) && server.mode == ForwardMode::FullNat;
     flags.set(ConnFlags::TOA, has_address && protocol == Protocol::TCP);
     flags
-}
-
-/// The state that the first packet leads to; tracking the packet then comes to the same state.
-fn initial_state<P, A>(protocol: Protocol, mode: ForwardMode, job: &Job<P, A>) -> State {
-    match protocol {
-        Protocol::TCP if mode.sees_replies() => tcp_next(State::None, Direction::In, job.ip.flags),
-        Protocol::TCP => tcp_next(State::None, Direction::InOnly, job.ip.flags),
-        _ => State::Udp,
-    }
 }

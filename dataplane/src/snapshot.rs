@@ -12,6 +12,7 @@ use proto::state::Timeouts;
 use proto::{Address, Family, Protocol};
 use sched::Scheduler;
 
+use crate::defence::Defences;
 use crate::fib::Fib;
 use crate::{ServerId, ServiceId};
 
@@ -56,6 +57,8 @@ pub struct Settings {
     pub expire_nodest_conn: bool,
     /// Any TCP segment but a RST opens a connection, not only a SYN.
     pub sloppy_tcp: bool,
+    /// Defences against floods of new connections.
+    pub defences: Defences,
 }
 
 /// When a client's SYN from the port of a connection that is still kept is scheduled anew (`conn_reuse_mode`).

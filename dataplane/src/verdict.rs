@@ -78,6 +78,8 @@ drop_reasons! {
     PuntLimit = "punt_limit",
     /// The ring of packets to the kernel was full.
     PuntFull = "punt_full",
+    /// New connection while drop_packet defends the director against a flood of them.
+    DropPacket = "drop_packet",
     /// The service has no server that takes new connections.
     NoServer = "no_server",
     /// The connection's real server was removed.

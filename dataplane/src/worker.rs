@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! loop {
-//!     snapshot in force → waiting packets → receive and process every port's burst → packets steered here
+//!     snapshot in force → defences → waiting packets → receive and process every port's burst → packets steered here
 //!     → frames from the kernel → expiry, bounded → commands of the control thread → flush
 //! }
 //! ```
@@ -154,11 +154,13 @@ impl<Io: WorkerIo> Worker<Io> {
         let snapshot = self.snapshot.load();
         let pipeline = &mut self.pipeline;
         pipeline.now = now;
-        if snapshot.generation != self.generation {
+        let has_changed = snapshot.generation != self.generation;
+        if has_changed {
             self.generation = snapshot.generation;
             pipeline.counters().snapshot_generation.set_release(snapshot.generation);
         }
 
+        pipeline.tend(snapshot, has_changed);
         // Before what is received now: packets of one connection keep their order when its next hop becomes known.
         pipeline.retry_waiting(&snapshot.fib);
         let mut packets = 0;

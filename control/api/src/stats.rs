@@ -101,6 +101,9 @@ pub struct WorkerStats {
     pub punted: u64,
     /// ICMP messages originated.
     pub icmp_sent: u64,
+    /// Connections that `drop_entry` ended.
+    #[serde(default)]
+    pub reaped: u64,
     /// Drops by reason, zeroes left out.
     pub drops: BTreeMap<String, u64>,
 }

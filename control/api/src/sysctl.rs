@@ -109,10 +109,20 @@ macro_rules! settings {
 }
 
 settings! {
+    /// With drop_packet at 3, one packet in this many that would open a connection is dropped; 0 drops none
+    am_droprate = 10, 0 to 2147483647;
+    /// Free connection entries below which drop_entry, drop_packet and secure_tcp at 1 act (Linux compares free pages): those of the worker with the fewest, times the number of workers
+    amemthresh = 1024, 0 to 2147483647;
     /// A client's new connection from the port of an old one that is still kept: 0 goes to the old one's server; 1 is scheduled anew if the old one has ended; 2 and 3 also if it is in FIN_WAIT and the director does not see its replies
     conn_reuse_mode = 1, 0 to 3;
+    /// Ends connections at random, 1/32 of the table a second: half-open ones, and those idle for a minute after 1 to 8 packets. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
+    drop_entry = 0, 0 to 3;
+    /// Drops packets that would open a connection, one in amemthresh / (amemthresh - free entries) or in am_droprate. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
+    drop_packet = 0, 0 to 3;
     /// Connections of a removed server: 0 their packets are dropped; 1 they end, and their packets are scheduled anew. With 1, new connections of a client leave a server of weight 0 even if they come from the port of an old one
     expire_nodest_conn = 0, 0 to 1;
+    /// Uses the table of TCP states in which only the server makes a connection established. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
+    secure_tcp = 0, 0 to 3;
     /// 1: any TCP segment but a RST opens a connection, not only a SYN
     sloppy_tcp = 0, 0 to 1;
 }
@@ -137,17 +147,12 @@ const FIXED: &[(&str, u32, &str)] = &[
 
 /// Settings of IPVS that belong to something not built yet.
 const NOT_YET: &[(&str, &str)] = &[
-    ("am_droprate", "drop_packet"),
-    ("amemthresh", "defences"),
-    ("drop_entry", "defences"),
-    ("drop_packet", "defences"),
     ("expire_quiescent_template", "persistence"),
     ("ignore_tunneled", "schedule_icmp"),
     ("lblc_expiration", "entries of lblc are kept for 24 hours"),
     ("lblcr_expiration", "entries of lblcr are kept for 24 hours"),
     ("nat_icmp_send", "errors about packets of NAT servers that belong to no connection"),
     ("schedule_icmp", "connections that an ICMP error opens"),
-    ("secure_tcp", "defences"),
     ("sloppy_sctp", "SCTP"),
     ("sync_persist_mode", "connection synchronisation"),
     ("sync_ports", "connection synchronisation"),

@@ -255,6 +255,7 @@ pub(crate) fn workers(workers: &[WorkerStats]) -> String {
         Number("STEERED"),
         Number("PUNTED"),
         Number("ICMP SENT"),
+        Number("REAPED"),
         Number("DROPS"),
     ]);
     for worker in workers {
@@ -268,6 +269,7 @@ pub(crate) fn workers(workers: &[WorkerStats]) -> String {
             count(worker.steered),
             count(worker.punted),
             count(worker.icmp_sent),
+            count(worker.reaped),
             count(worker.drops.values().sum()),
         ]);
     }

@@ -36,6 +36,10 @@ bitflags::bitflags! {
         const EXTRA = 1 << 2;
         /// The client's segments carry its address as an option, until the server's end of the connection exists.
         const TOA = 1 << 3;
+        /// The packets of its client are counted, up to a few. The table sets it.
+        const COUNTING = 1 << 4;
+        /// With any of these, packets take the long way.
+        const NOT_PLAIN = Self::LONG_WAY.bits() | Self::TOA.bits() | Self::COUNTING.bits();
     }
 }
 

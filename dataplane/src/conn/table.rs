@@ -32,6 +32,9 @@ impl Candidate {
 /// What a free entry has in place of TCP or UDP.
 const FREE: Protocol = Protocol(0);
 
+/// Packets of a client that are counted.
+const COUNTED: u8 = 9;
+
 /// Connections whose removal is overlapped in memory while they expire.
 const EXPIRE_BATCH: usize = 16;
 
@@ -55,6 +58,8 @@ pub struct ConnTable<A> {
     /// Grows to `capacity`, for which it has room from the start. An entry is live while its timer is armed.
     entries: Vec<Conn<A>>,
     extras: Extras,
+    /// By entry: packets that were counted, up to [`COUNTED`]. Untouched until something is counted.
+    packets: Vec<u8>,
     capacity: usize,
     live: usize,
     /// The first free entry below `entries.len()`; the others follow in its timer.
@@ -77,6 +82,7 @@ impl<A: Address> ConnTable<A> {
             wheel: Wheel::new(now),
             entries,
             extras: Extras::new(capacity),
+            packets: vec![0; capacity],
             capacity,
             live: 0,
             free: None,
@@ -188,9 +194,50 @@ impl<A: Address> ConnTable<A> {
         self.extras.get_or_add(id)
     }
 
+    /// From now on, packets of the connection's client are counted. `id` must be one of a connection that is in the table.
+    pub fn begin_counting(&mut self, id: ConnId) {
+        self.get_mut(id).flags.insert(ConnFlags::COUNTING);
+        self.packets[id.0 as usize] = 0;
+    }
+
+    /// Counts a packet if packets are counted, and stops after the ninth: more is of no interest.
+    #[inline(always)]
+    pub fn count_packet(&mut self, id: ConnId) {
+        let conn = &mut self.entries[id.0 as usize];
+        if conn.flags.contains(ConnFlags::COUNTING) {
+            let packets = &mut self.packets[id.0 as usize];
+            *packets += 1;
+            if *packets == COUNTED {
+                conn.flags.remove(ConnFlags::COUNTING);
+            }
+        }
+    }
+
+    /// How many packets were counted; `None` if it is more than eight or was not counted.
+    pub fn packets(&self, id: ConnId) -> Option<u8> {
+        self.get(id).flags.contains(ConnFlags::COUNTING).then_some(self.packets[id.0 as usize])
+    }
+
+    /// How many entries there are, free ones included; an id below this may be that of a connection.
+    pub fn slots(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The connection in an entry, if there is one.
+    pub fn live(&self, id: ConnId) -> Option<&Conn<A>> {
+        self.entries.get(id.0 as usize).filter(|conn| conn.timer.is_armed())
+    }
+
+    /// Loads an entry.
+    pub fn prefetch_slot(&self, id: ConnId) {
+        if let Some(conn) = self.entries.get(id.0 as usize) {
+            hw::prefetch(conn);
+        }
+    }
+
     /// Adds a connection that ends once it was idle for `timeout_s` seconds. On an error nothing has changed.
     pub fn insert(&mut self, mut conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
-        conn.flags.remove(ConnFlags::EXTRA);
+        conn.flags.remove(ConnFlags::EXTRA | ConnFlags::COUNTING);
         // All the cache lines that are needed, at once.
         let (inbound_hash, outbound_hash) = self.prefetched_hashes(&conn);
         let id = self.free.unwrap_or(self.entries.len() as u32);

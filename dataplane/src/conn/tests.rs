@@ -472,3 +472,23 @@ fn an_extra_ends_with_its_connection() {
         table.expire(Tick(late.0 + 1), 100, |_| ());
     }
 }
+
+#[test]
+fn packets_are_counted_up_to_eight() {
+    let mut table = ConnTable::<Ipv4Addr>::new(4, [1, 2], Tick(0));
+    let id = table.insert(nth(1), 60, Tick(0)).unwrap();
+    table.count_packet(id);
+    assert_eq!(table.packets(id), None, "nobody asked for it");
+    table.begin_counting(id);
+    for expected in (1..=8).map(Some).chain([None, None]) {
+        assert!(expected.is_none() || table.get(id).flags.contains(ConnFlags::COUNTING));
+        table.count_packet(id);
+        assert_eq!(table.packets(id), expected);
+    }
+    assert!(!table.get(id).flags.intersects(ConnFlags::NOT_PLAIN), "it may take the short way now");
+    // Another connection in the same entry begins without.
+    table.begin_counting(id);
+    let ended = table.remove(id);
+    let id = table.insert(ended, 60, Tick(0)).unwrap();
+    assert_eq!(table.packets(id), None);
+}

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod defence;
 mod forward;
 mod fullnat;
 mod icmp;
