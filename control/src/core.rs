@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 use crate::connections::ConnectionReader;
 use crate::kernel::Kernel;
 use crate::local::LocalAddresses;
-use crate::registry::{Draft, Entry, Registry};
+use crate::registry::{Draft, Entry, Member, Registry};
 use crate::settings;
 use crate::stats::{self, SAMPLE_INTERVAL, Stats};
 
@@ -352,15 +352,16 @@ impl Core {
     }
 
     fn service(&self, id: ServiceId, entry: &Entry) -> ServiceStatus {
-        let server_status = entry.servers().iter().rev().map(|member| {
+        let status = |member: &Member| {
             let (active_connections, inactive_connections) = stats::connections(&self.parts.shared, member.slot);
             let stats = self.stats.server(member.slot);
             ServerStatus { server: member.server.clone(), active_connections, inactive_connections, stats }
-        });
+        };
         let counts = self.stats.service_counts(entry.slot());
         ServiceStatus {
             service: entry.without_servers(id),
-            server_status: server_status.collect(),
+            server_status: entry.servers().iter().rev().map(status).collect(),
+            sorry_server_status: entry.sorry().map(status),
             stats: self.stats.service(entry.slot()),
             no_server: counts.no_server,
             local_port_exhausted: counts.local_port_exhausted,

@@ -64,6 +64,7 @@ fn services<A: Host>(c: &mut Criterion) {
                 timeout: None,
                 one_packet: false,
                 client_address: None,
+                sorry: None,
             })
         };
         let table = ServiceTable::new((0..services).map(service));

@@ -95,9 +95,17 @@ impl Scheduling {
         let state = &mut self.services[service.id.0 as usize];
         let overloaded = has_thresholds.then_some(&*self.overloaded);
         let pool = Servers { shared, servers: &service.servers, overloaded };
-        let choice = service.scheduler.pick(&mut state.scheduler, request, &pool)?;
-        let server = &service.servers[choice];
-        state.last = Some(server.id);
+        let server = match service.scheduler.pick(&mut state.scheduler, request, &pool) {
+            Some(choice) => {
+                let server = &service.servers[choice];
+                state.last = Some(server.id);
+                server
+            }
+            None => {
+                let is_available = |server: usize| pool.weight(server) > 0 && !pool.is_overloaded(server);
+                service.sorry.as_ref().filter(|_| !(0..pool.len()).any(is_available))?
+            }
+        };
         let first_local = state.first_local;
         let remembered = &mut self.servers[server.id.0 as usize];
         if remembered.addr != server.addr {

@@ -137,6 +137,8 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Real servers in IPVS's list order.
     pub servers: Vec<Server>,
+    /// Takes new connections while no server does.
+    pub sorry: Option<Server>,
     /// Source addresses for FULLNAT servers.
     pub local_addresses: Vec<IpAddr>,
     /// First and last local port used on each local address, inclusive.
@@ -218,7 +220,7 @@ impl ServiceTable {
             table.add_nat_server(key, addr, port);
         }
         for service in services {
-            for server in &service.servers {
+            for server in service.servers.iter().chain(&service.sorry) {
                 let index = server.id.0 as usize;
                 if table.presence.len() <= index {
                     table.presence.resize(index + 1, Presence::Gone);

@@ -160,6 +160,7 @@ mod tests {
             timeout: None,
             one_packet: false,
             client_address: None,
+            sorry: None,
         })
     }
 

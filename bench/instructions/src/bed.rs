@@ -189,6 +189,7 @@ fn service(config: &Config) -> Service {
         local_ports: (1024, 65535),
         timeout: None,
         one_packet: false,
+        sorry: None,
         client_address: None,
     }
 }

@@ -334,6 +334,7 @@ fn services<A: Family>(flows: &Flows) -> Vec<Arc<Service>> {
             local_ports: LOCAL_PORTS,
             timeout: None,
             one_packet: false,
+            sorry: None,
             client_address: None,
         })
     };

@@ -341,6 +341,27 @@ service_settings! {
     /// How servers learn the clients' addresses, if all are in mode fullnat; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_address: Option<ClientAddress>,
+    /// Takes new connections while no server does; absent: they are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sorry_server: Option<SorryServer>,
+}
+
+/// A server that takes new connections while no real server of the service is available, e.g. to say sorry. It is no
+/// real server of the service, and has no weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SorryServer {
+    /// Address and port; the port must be the service's in DR and TUN modes.
+    pub address: SocketAddr,
+    /// How it is reached.
+    pub mode: ForwardMode,
+}
+
+impl SorryServer {
+    /// The same as a server like others.
+    pub fn server(self) -> Server {
+        Server { address: self.address, mode: self.mode, weight: 1, upper_threshold: 0, lower_threshold: 0 }
+    }
 }
 
 /// A virtual service with its servers.

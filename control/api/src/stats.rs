@@ -55,6 +55,9 @@ pub struct ServiceStatus {
     pub service: Service,
     /// Its servers, in list order.
     pub server_status: Vec<ServerStatus>,
+    /// Its sorry server, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sorry_server_status: Option<ServerStatus>,
     /// Traffic counters, removed servers included.
     pub stats: FlowStats,
     /// New connections dropped because no server took them.

@@ -29,6 +29,7 @@ pub(crate) fn add_service(
                 one_packet: settings.one_packet.unwrap_or_default(),
                 local_ports: settings.local_ports.unwrap_or_default(),
                 client_address: settings.client_address.and_then(|told| told.0),
+                sorry_server: settings.sorry_server.and_then(|sorry| sorry.0),
             },
             local_addresses: local_addresses.to_vec(),
             servers: servers.iter().map(server).collect(),
@@ -52,6 +53,7 @@ pub(crate) fn edit_service(service: &Service, settings: &Settings, no_timeout: b
             one_packet: settings.one_packet.unwrap_or(old.one_packet),
             local_ports: settings.local_ports.unwrap_or(old.local_ports),
             client_address: settings.client_address.map_or(old.client_address, |told| told.0),
+            sorry_server: settings.sorry_server.map_or(old.sorry_server, |sorry| sorry.0),
         },
     }
 }
@@ -95,10 +97,12 @@ pub(crate) fn edit_server(
 
 #[cfg(test)]
 mod tests {
-    use dpvs_api::{ClientAddress, LocalPorts, Scheduler, SchedulerFlag};
+    use std::net::Ipv4Addr;
+
+    use dpvs_api::{ClientAddress, LocalPorts, Scheduler, SchedulerFlag, SorryServer};
 
     use super::*;
-    use crate::cli::{SchedulerFlags, Told};
+    use crate::cli::{SchedulerFlags, Sorry, Told};
     use crate::show::tests::service_status;
 
     const NOTHING: Settings = Settings {
@@ -108,7 +112,10 @@ mod tests {
         one_packet: None,
         local_ports: None,
         client_address: None,
+        sorry_server: None,
     };
+    const SORRY: SorryServer =
+        SorryServer { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)), 8080), mode: ForwardMode::Nat };
     const NO_LOAD: Load = Load { weight: None, upper_threshold: None, lower_threshold: None };
 
     fn settings_after(settings: &Settings, no_timeout: bool) -> ServiceSettings {
@@ -129,6 +136,7 @@ mod tests {
             one_packet: false,
             local_ports: ports,
             client_address: Some(ClientAddress::Toa),
+            sorry_server: Some(SORRY),
         };
         assert_eq!(settings_after(&NOTHING, false), old);
         assert_eq!(settings_after(&NOTHING, true), ServiceSettings { timeout: None, ..old.clone() });
@@ -139,7 +147,9 @@ mod tests {
         let longer = Settings { timeout: Some(99), ..NOTHING };
         assert_eq!(settings_after(&longer, false), ServiceSettings { timeout: Some(99), ..old.clone() });
         let untold = Settings { client_address: Some(Told(None)), ..NOTHING };
-        assert_eq!(settings_after(&untold, false), ServiceSettings { client_address: None, ..old });
+        assert_eq!(settings_after(&untold, false), ServiceSettings { client_address: None, ..old.clone() });
+        let unapologetic = Settings { sorry_server: Some(Sorry(None)), ..NOTHING };
+        assert_eq!(settings_after(&unapologetic, false), ServiceSettings { sorry_server: None, ..old });
     }
 
     #[test]

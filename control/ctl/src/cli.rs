@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use dpvs_api::{ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, ServiceId};
+use dpvs_api::{ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, ServiceId, SorryServer};
 
 use crate::filter::Endpoint;
 
@@ -184,7 +184,14 @@ pub struct Settings {
     /// How servers in mode fullnat learn the clients' addresses: toa, or none [default of a new service: none]
     #[arg(long, value_name = "HOW", value_parser = client_address())]
     pub client_address: Option<Told>,
+    /// Takes new connections while no server does; "none" takes it away
+    #[arg(long, value_name = "MODE/ADDRESS:PORT", value_parser = sorry_server)]
+    pub sorry_server: Option<Sorry>,
 }
+
+/// A sorry server, if any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sorry(pub Option<SorryServer>);
 
 /// How clients' addresses are told, if at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,6 +350,18 @@ fn client_address() -> impl TypedValueParser<Value = Told> {
     one_of(ways.into_iter().chain([("none", Told(None))]).collect())
 }
 
+fn sorry_server(text: &str) -> Result<Sorry, String> {
+    if text == "none" {
+        return Ok(Sorry(None));
+    }
+    let server = text.split_once('/').and_then(|(mode, address)| {
+        let mode = MODES.into_iter().find(|known| crate::show::mode_name(*known) == mode)?;
+        Some(SorryServer { address: address.parse().ok()?, mode })
+    });
+    let message = "write MODE/ADDRESS:PORT, e.g. nat/10.0.0.9:80 or dr/[2001:db8::9]:80, or none";
+    server.map(|server| Sorry(Some(server))).ok_or_else(|| message.to_owned())
+}
+
 fn scheduler_flags(text: &str) -> Result<SchedulerFlags, String> {
     if text == "none" {
         return Ok(SchedulerFlags(Vec::new()));
@@ -355,9 +374,10 @@ fn scheduler_flags(text: &str) -> Result<SchedulerFlags, String> {
     text.split(',').map(flag).collect::<Result<_, _>>().map(SchedulerFlags)
 }
 
+const MODES: [ForwardMode; 4] = [ForwardMode::Nat, ForwardMode::Fullnat, ForwardMode::Dr, ForwardMode::Tun];
+
 fn forward_mode() -> impl TypedValueParser<Value = ForwardMode> {
-    let modes = [ForwardMode::Nat, ForwardMode::Fullnat, ForwardMode::Dr, ForwardMode::Tun];
-    one_of(modes.map(|mode| (crate::show::mode_name(mode), mode)).into())
+    one_of(MODES.map(|mode| (crate::show::mode_name(mode), mode)).into())
 }
 
 fn protocol() -> impl TypedValueParser<Value = Protocol> {
@@ -439,6 +459,8 @@ mod tests {
             ("services add tcp/192.0.2.1:80 --scheduler x", "[possible values: rr, wrr, lc, wlc, sed"),
             ("services add tcp/192.0.2.1:80 --scheduler-flags sh-x", "'sh-x' is no flag; write none or some of sh-"),
             ("services add tcp/192.0.2.1:80 --local-ports 9-8", "write FIRST-LAST"),
+            ("services add tcp/192.0.2.1:80 --sorry-server 10.0.0.9:80", "write MODE/ADDRESS:PORT"),
+            ("services add tcp/192.0.2.1:80 --sorry-server nta/10.0.0.9:80", "write MODE/ADDRESS:PORT"),
             ("services edit tcp/192.0.2.1:80 --timeout 5 --no-timeout", "cannot be used with"),
             ("connections --client 10.0.0.0/8", "write ADDRESS or ADDRESS:PORT"),
             ("timeouts set --tcp 0", "0 is not in 1.."),

@@ -1,8 +1,8 @@
 //! What people see.
 
 use dpvs_api::{
-    Connection, DropCount, ForwardMode, LocalPorts, PortStats, SchedulerFlag, ServiceStatus, Status, Sysctls, Timeouts,
-    WorkerStats,
+    Connection, DropCount, ForwardMode, LocalPorts, PortStats, SchedulerFlag, ServerStatus, ServiceStatus, Status,
+    Sysctls, Timeouts, WorkerStats,
 };
 
 use crate::numbers::{count, duration, percent};
@@ -115,10 +115,10 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
         Number("INACTIVE"),
         Number("CONN/S"),
     ]);
-    for status in &status.server_status {
+    for (name, status) in servers(status) {
         let server = &status.server;
         table.row([
-            server.address.to_string(),
+            name,
             mode_name(server.mode).to_owned(),
             server.weight.to_string(),
             threshold(server.upper_threshold),
@@ -130,6 +130,13 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
     }
     text.push('\n');
     text + &table.render()
+}
+
+/// The service's servers and what they are called.
+fn servers(status: &ServiceStatus) -> impl Iterator<Item = (String, &ServerStatus)> {
+    let servers = status.server_status.iter().map(|server| (server.server.address.to_string(), server));
+    let sorry = status.sorry_server_status.iter().map(|server| (format!("{} (sorry)", server.server.address), server));
+    servers.chain(sorry)
 }
 
 fn client_address(status: &ServiceStatus) -> String {
@@ -181,10 +188,8 @@ pub(crate) fn stats(services: &[ServiceStatus]) -> String {
     ]);
     for status in services {
         let lost = [count(status.no_server), count(status.local_port_exhausted)];
-        let servers = status
-            .server_status
-            .iter()
-            .map(|server| (format!("  {}", server.server.address), &server.stats, ["".to_owned(), "".to_owned()]));
+        let servers =
+            servers(status).map(|(name, server)| (format!("  {name}"), &server.stats, ["".to_owned(), "".to_owned()]));
         let service = (status.service.id.to_string(), &status.stats, lost);
         for (name, stats, lost) in std::iter::once(service).chain(servers) {
             let numbers = [

@@ -1,6 +1,8 @@
 //! Every rendering once, in full.
 
-use dpvs_api::{ClientAddress, FlowStats, Protocol, Scheduler, Server, ServerStatus, Service, ServiceSettings};
+use dpvs_api::{
+    ClientAddress, FlowStats, Protocol, Scheduler, Server, ServerStatus, Service, ServiceSettings, SorryServer,
+};
 
 use super::*;
 
@@ -25,12 +27,14 @@ pub(crate) fn service_status() -> ServiceStatus {
                 timeout: Some(60),
                 local_ports: LocalPorts { first: 2000, last: 2999 },
                 client_address: Some(ClientAddress::Toa),
+                sorry_server: Some(SorryServer { address: "10.0.0.9:8080".parse().unwrap(), mode: ForwardMode::Nat }),
                 ..ServiceSettings::default()
             },
             local_addresses: vec!["10.0.0.200".parse().unwrap()],
             servers: Vec::new(),
         },
         server_status: vec![server("10.0.0.1:8080", 5), server("10.0.0.2:8080", 0)],
+        sorry_server_status: Some(server("10.0.0.9:8080", 1)),
         stats: FlowStats { connections: 10, in_packets: 2_000_000, in_bps: 12_345, cps: 4, ..FlowStats::default() },
         no_server: 7,
         local_port_exhausted: 1500,
@@ -72,9 +76,10 @@ fn services_and_servers() {
          Without server      7 connections\n\
          Without local port  1500 connections\n\
          \n\
-         SERVER         MODE     WEIGHT  UPPER  LOWER  ACTIVE  INACTIVE  CONN/S\n\
-         10.0.0.1:8080  fullnat       5    100      -       3         1       2\n\
-         10.0.0.2:8080  fullnat       0    100      -       3         1       2\n"
+         SERVER                 MODE     WEIGHT  UPPER  LOWER  ACTIVE  INACTIVE  CONN/S\n\
+         10.0.0.1:8080          fullnat       5    100      -       3         1       2\n\
+         10.0.0.2:8080          fullnat       0    100      -       3         1       2\n\
+         10.0.0.9:8080 (sorry)  fullnat       1    100      -       3         1       2\n"
     );
     assert_eq!(
         local_addresses(&[service_status()]),

@@ -209,6 +209,7 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
                 one_packet: false,
                 local_ports: LocalPorts::default(),
                 client_address: None,
+                sorry_server: None,
             },
         },
         Operation::SetTimeouts { timeouts: dpvs_api::Timeouts { tcp: 600, tcp_fin: 0, udp: 0 } },

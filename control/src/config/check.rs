@@ -183,7 +183,8 @@ fn services(config: &Config, problems: &mut Problems) {
             };
             problems.add(format!("{key}{within}"), message);
         }
-        let fullnat = service.servers.iter().any(|server| server.mode == ForwardMode::Fullnat);
+        let mut modes = service.servers.iter().map(|s| s.mode).chain(service.settings.sorry_server.map(|s| s.mode));
+        let fullnat = modes.any(|mode| mode == ForwardMode::Fullnat);
         if fullnat && service.local_addresses.is_empty() {
             let message = format!("service {} has FULLNAT servers: give it at least one local address", service.id);
             problems.add(format!("{key}.local_addresses"), message);

@@ -26,6 +26,7 @@ pub(super) fn service(
     settings: &ServiceSettings,
     local_addresses: &[IpAddr],
     servers: &[Member],
+    sorry: Option<&Member>,
 ) -> snapshot::Service {
     let for_scheduler = |member: &Member| sched::Server {
         address: member.server.address,
@@ -40,6 +41,7 @@ pub(super) fn service(
         key: key(id),
         scheduler: sched::Scheduler::new(scheduler(settings), &scheduled),
         servers: servers.iter().rev().map(server).collect(),
+        sorry: sorry.map(server),
         local_addresses: local_addresses.to_vec(),
         local_ports: (settings.local_ports.first, settings.local_ports.last),
         timeout: settings.timeout,

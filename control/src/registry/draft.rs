@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ServerId as ServerSlot;
 use dpvs_api::{
-    ApiError, ErrorKind, Operation, Server, Service, ServiceId, ServiceSettings, SysctlError, Sysctls, Timeouts,
+    ApiError, ErrorKind, Operation, Server, Service, ServiceId, ServiceSettings, SorryServer, SysctlError, Sysctls,
+    Timeouts,
 };
 
 use super::Registry;
@@ -46,6 +47,8 @@ pub(super) struct ServiceDraft {
     pub local_addresses: Vec<IpAddr>,
     /// In the order they were added.
     pub servers: Vec<ServerDraft>,
+    /// As the settings say.
+    pub sorry: Option<ServerDraft>,
     pub zero: bool,
     /// Index of the operation that added it.
     pub operation: usize,
@@ -67,6 +70,17 @@ impl ServerDraft {
     /// A server that an operation adds.
     fn new(server: &Server, operation: usize) -> Self {
         Self { server: server.clone(), slot: None, last_weight: server.weight, operation }
+    }
+}
+
+impl ServiceDraft {
+    /// Follows the settings, which an operation has changed.
+    fn set_sorry(&mut self, operation: usize) {
+        let wanted = self.settings.sorry_server.map(SorryServer::server);
+        self.sorry = wanted.map(|server| match self.sorry.take() {
+            Some(old) if old.server.address == server.address => ServerDraft { server, ..old },
+            _ => ServerDraft::new(&server, operation),
+        });
     }
 }
 
@@ -113,7 +127,10 @@ impl<'a> Drafter<'a> {
                 for server in &service.servers {
                     validate::one_packet(id, settings, &server.server).map_err(|p| p.at("settings.one_packet"))?;
                 }
+                let servers = service.servers.iter().map(|s| s.server.address);
+                validate::sorry(id, settings, servers).map_err(|p| p.within("settings"))?;
                 service.settings = settings.clone();
+                service.set_sorry(index);
                 Ok(())
             }
             Operation::DeleteService { service } => {
@@ -134,6 +151,7 @@ impl<'a> Drafter<'a> {
                     let message = format!("server {} exists already in service {id}; edit it instead", server.address);
                     return Err(Problem::new(ErrorKind::Exists, "server.address", message));
                 }
+                validate::sorry(id, &service.settings, [server.address]).map_err(|p| p.at("server.address"))?;
                 service.servers.push(ServerDraft::new(server, index));
                 Ok(())
             }
@@ -216,14 +234,16 @@ impl<'a> Drafter<'a> {
             let path = format!("[{index}].service.local_addresses[{position}]");
             self.draft.local_addresses.push(NewLocalAddress { address: *address, interface: None, path });
         }
-        let draft = ServiceDraft {
+        let mut draft = ServiceDraft {
             existing: false,
             settings: service.settings.clone(),
             local_addresses: service.local_addresses.clone(),
             servers: service.servers.iter().map(|server| ServerDraft::new(server, index)).collect(),
+            sorry: None,
             zero: false,
             operation: index,
         };
+        draft.set_sorry(index);
         self.draft.services.insert(id, Some(draft));
         Ok(())
     }
@@ -250,6 +270,7 @@ impl<'a> Drafter<'a> {
                     settings: service.settings.clone(),
                     local_addresses: service.local_addresses.clone(),
                     servers: service.servers.iter().map(member).collect(),
+                    sorry: service.sorry.as_ref().map(member),
                     zero: self.draft.zero_all,
                     operation: usize::MAX,
                 }))

@@ -30,7 +30,7 @@ use dpvs_api::{
 };
 
 pub use draft::{Draft, NewLocalAddress};
-use draft::{Drafter, ServiceDraft};
+use draft::{Drafter, ServerDraft, ServiceDraft};
 use slots::Slots;
 pub(crate) use validate::unicast;
 pub use validate::{MAX_TIMEOUT, MAX_WEIGHT};
@@ -83,6 +83,7 @@ pub struct Entry {
     settings: ServiceSettings,
     local_addresses: Vec<IpAddr>,
     servers: Vec<Member>,
+    sorry: Option<Member>,
     compiled: Arc<snapshot::Service>,
 }
 
@@ -113,6 +114,11 @@ impl Entry {
     /// Its servers in the order they were added; IPVS lists them the other way round.
     pub fn servers(&self) -> &[Member] {
         &self.servers
+    }
+
+    /// Its sorry server.
+    pub fn sorry(&self) -> Option<&Member> {
+        self.sorry.as_ref()
     }
 
     /// Its configuration without servers.
@@ -265,11 +271,12 @@ impl Registry {
         let mut operations = Vec::new();
         for (id, service) in draft.services.iter().filter_map(|(id, service)| Some((id, service.as_ref()?))) {
             let before: HashSet<SocketAddr> = match self.services.get(id) {
-                Some(entry) => entry.servers.iter().map(|m| m.server.address).collect(),
+                Some(entry) => entry.servers.iter().chain(&entry.sorry).map(|m| m.server.address).collect(),
                 None => HashSet::new(),
             };
             let is_new = |address| !before.contains(&address) && !self.trash.contains_key(&(*id, address));
-            let new = service.servers.iter().filter(|s| s.slot.is_none() && is_new(s.server.address));
+            let new =
+                service.servers.iter().chain(&service.sorry).filter(|s| s.slot.is_none() && is_new(s.server.address));
             operations.extend(new.map(|s| s.operation));
         }
         operations
@@ -281,15 +288,18 @@ impl Registry {
         for (id, service) in &draft.services {
             let Some(entry) = self.services.get_mut(id) else { continue };
             let kept: HashSet<ServerSlot> = match service {
-                Some(service) if service.existing => service.servers.iter().filter_map(|s| s.slot).collect(),
+                Some(service) if service.existing => {
+                    service.servers.iter().chain(&service.sorry).filter_map(|s| s.slot).collect()
+                }
                 _ => HashSet::new(),
             };
-            for member in entry.servers.iter().filter(|m| !kept.contains(&m.slot)) {
+            for member in entry.servers.iter().chain(&entry.sorry).filter(|m| !kept.contains(&m.slot)) {
                 let trashed = Trashed { slot: member.slot, incarnation: entry.incarnation };
                 self.trash.insert((*id, member.server.address), trashed);
                 any = true;
             }
             entry.servers.retain(|m| kept.contains(&m.slot));
+            entry.sorry.take_if(|m| !kept.contains(&m.slot));
             if service.as_ref().is_none_or(|s| !s.existing) {
                 let slot = entry.slot;
                 self.services.remove(id);
@@ -311,8 +321,7 @@ impl Registry {
                 (self.number(), slot, None)
             }
         };
-        let mut servers = Vec::with_capacity(draft.servers.len());
-        for server in draft.servers {
+        let mut member = |server: ServerDraft| {
             let slot = match server.slot {
                 Some(slot) => slot,
                 None => self.slot_for(id, server.server.address, incarnation, slot, changes),
@@ -320,8 +329,10 @@ impl Registry {
             if server.server.mode == ForwardMode::Nat {
                 self.nat_servers.insert((id, server.server.address));
             }
-            servers.push(Member { server: server.server, slot, last_weight: server.last_weight });
-        }
+            Member { server: server.server, slot, last_weight: server.last_weight }
+        };
+        let servers: Vec<Member> = draft.servers.into_iter().map(&mut member).collect();
+        let sorry = draft.sorry.map(member);
         if draft.zero {
             changes.push(Change::Zeroed(slot));
         }
@@ -330,14 +341,23 @@ impl Registry {
                 if entry.settings == draft.settings
                     && entry.local_addresses == draft.local_addresses
                     && entry.compiled.servers.len() == servers.len()
-                    && entry.servers == servers =>
+                    && entry.servers == servers
+                    && entry.sorry == sorry =>
             {
                 Arc::clone(&entry.compiled)
             }
             _ => {
                 let version = self.number();
                 let numbers = (incarnation, version);
-                let mut new = compile::service(id, slot, numbers, &draft.settings, &draft.local_addresses, &servers);
+                let mut new = compile::service(
+                    id,
+                    slot,
+                    numbers,
+                    &draft.settings,
+                    &draft.local_addresses,
+                    &servers,
+                    sorry.as_ref(),
+                );
                 if let Some(before) = &before {
                     new.scheduler = new.scheduler.after(&before.compiled.scheduler);
                 }
@@ -346,7 +366,7 @@ impl Registry {
         };
         let modified = before.is_none_or(|entry| !Arc::ptr_eq(&entry.compiled, &compiled));
         let ServiceDraft { settings, local_addresses, .. } = draft;
-        self.services.insert(id, Entry { incarnation, slot, settings, local_addresses, servers, compiled });
+        self.services.insert(id, Entry { incarnation, slot, settings, local_addresses, servers, sorry, compiled });
         modified
     }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use dpvs_api::{ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag};
+use dpvs_api::{
+    ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, SorryServer,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -317,6 +319,40 @@ fn maglev_hashing_keeps_the_place_of_a_server_without_weight() {
 }
 
 #[test]
+fn the_sorry_server_is_a_server_of_its_own() {
+    let sorry = |text: &str, mode| ServiceSettings {
+        sorry_server: Some(SorryServer { address: addr(text), mode }),
+        ..ServiceSettings::default()
+    };
+    let edit = |settings| Operation::EditService { service: id(VIP), settings };
+    let mut registry = registry(&[add(VIP, &["10.0.0.1:80"]), edit(sorry("10.0.0.9:80", ForwardMode::Nat))]);
+    let slot = |registry: &Registry| compiled(registry, VIP).sorry.map(|server| server.id);
+    let first = slot(&registry).unwrap();
+    assert!(registry.table().is_live(first));
+    assert_eq!(compiled(&registry, VIP).servers.len(), 1);
+    // Another mode, the same server.
+    registry.apply(&[edit(sorry("10.0.0.9:80", ForwardMode::Dr))], &idle).unwrap();
+    assert_eq!(slot(&registry), Some(first));
+    for (operation, path, message) in [
+        (edit(sorry("10.0.0.1:80", ForwardMode::Nat)), "settings.sorry_server.address", "both a server and the sorry"),
+        (add_server(VIP, server("10.0.0.9:80")), "server.address", "both a server and the sorry server"),
+        (edit(sorry("10.0.0.9:81", ForwardMode::Dr)), "settings.sorry_server.address", "cannot change ports"),
+        (edit(sorry("[2001:db8::9]:80", ForwardMode::Nat)), "settings.sorry_server.address", "address families"),
+    ] {
+        let error = registry.apply(&[operation], &idle).unwrap_err();
+        assert_eq!(error.path, Some(format!("[0].{path}")), "{error}");
+        assert!(error.message.contains(message), "{error}");
+    }
+    // Gone, while it has connections, and back as a real server: it has them again.
+    let as_server = [edit(ServiceSettings::default()), add_server(VIP, server("10.0.0.9:80"))];
+    registry.apply(&as_server, &busy).unwrap();
+    assert_eq!((slot(&registry), compiled(&registry, VIP).servers[0].id), (None, first));
+    registry.apply(&[Operation::Clear], &idle).unwrap();
+    registry.sweep(&idle);
+    assert!(registry.trash.is_empty());
+}
+
+#[test]
 fn compiled_services_carry_everything() {
     let mut whole = service("[2001:db8::1]:443", &[]);
     whole.settings.scheduler = Scheduler::Wrr;
@@ -526,6 +562,10 @@ impl Model {
             },
             Operation::EditService { service, settings } => {
                 let service = self.0.get_mut(&service)?;
+                let sorry = settings.sorry_server.map(|sorry| sorry.address);
+                if service.servers.iter().any(|s| Some(s.address) == sorry) {
+                    return None;
+                }
                 service.settings = settings;
                 Some(())
             }
@@ -536,7 +576,8 @@ impl Model {
             }
             Operation::AddServer { service, server } => {
                 let service = self.0.get_mut(&service)?;
-                if service.servers.iter().any(|s| s.address == server.address) {
+                let sorry = service.settings.sorry_server.map(|sorry| sorry.address);
+                if sorry == Some(server.address) || service.servers.iter().any(|s| s.address == server.address) {
                     return None;
                 }
                 service.servers.push(server);
@@ -586,8 +627,9 @@ fn any_operation() -> impl Strategy<Value = Operation> {
             servers.dedup_by_key(|s| s.address);
             Operation::AddService { service: Service { id, servers, ..service(VIP, &[]) } }
         }),
-        1 => (vip.clone(), 1u32..4).prop_map(|(service, timeout)| {
-            let settings = ServiceSettings { timeout: Some(timeout), ..ServiceSettings::default() };
+        3 => (vip.clone(), 1u32..4, proptest::option::of(member.clone())).prop_map(|(service, timeout, sorry)| {
+            let sorry_server = sorry.map(|s| SorryServer { address: s.address, mode: s.mode });
+            let settings = ServiceSettings { timeout: Some(timeout), sorry_server, ..ServiceSettings::default() };
             Operation::EditService { service, settings }
         }),
         2 => vip.clone().prop_map(|service| Operation::DeleteService { service }),
@@ -645,7 +687,7 @@ proptest! {
 
             let mut live = HashMap::new();
             for (id, entry) in registry.services() {
-                for member in entry.servers() {
+                for member in entry.servers().iter().chain(entry.sorry()) {
                     let owner = (id, member.server.address);
                     prop_assert_eq!(live.insert(member.slot, owner), None);
                     prop_assert!(registry.table().is_live(member.slot));
@@ -656,6 +698,7 @@ proptest! {
                 // The same version means the same content, for ever.
                 let compiled = &entry.compiled;
                 prop_assert_eq!(compiled.servers.len(), entry.servers().len());
+                prop_assert_eq!(compiled.sorry.map(|s| s.id), entry.sorry().map(|s| s.slot));
                 let now = (compiled.version, entry.service(id), entry.slot());
                 if let Some(then) = versions.insert(id, now.clone())
                     && then.0 == now.0

@@ -70,6 +70,7 @@ pub(super) fn service(service: &Service) -> Check {
         server(id, member).map_err(|p| p.within(here()))?;
         one_packet(id, &service.settings, member).map_err(|p| p.within(here()))?;
     }
+    sorry(id, &service.settings, service.servers.iter().map(|member| member.address))?;
     // A service can have thousands of servers: sort instead of comparing each with each.
     let mut order: Vec<usize> = (0..service.servers.len()).collect();
     order.sort_by_key(|&i| (service.servers[i].address, i));
@@ -121,6 +122,7 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
         one_packet,
         local_ports,
         client_address,
+        sorry_server,
     } = *settings;
     let LocalPorts { first, last } = local_ports;
     for (index, flag) in scheduler_flags.iter().enumerate() {
@@ -150,7 +152,22 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
         let message = format!("toa is an option of TCP, which service {id} cannot have; leave out client_address");
         return Err(Problem::invalid("client_address", message));
     }
+    if let Some(sorry) = sorry_server {
+        server(id, &sorry.server()).map_err(|p| p.within("sorry_server"))?;
+        self::one_packet(id, settings, &sorry.server()).map_err(|p| p.within("sorry_server"))?;
+    }
     Ok(())
+}
+
+/// Whether a service with these settings can have these servers beside its sorry server.
+pub(super) fn sorry(id: ServiceId, settings: &ServiceSettings, servers: impl IntoIterator<Item = SocketAddr>) -> Check {
+    match settings.sorry_server.map(|sorry| sorry.address) {
+        Some(address) if servers.into_iter().any(|server| server == address) => {
+            let message = format!("{address} cannot be both a server and the sorry server of service {id}; remove one");
+            Err(Problem::new(ErrorKind::Exists, "sorry_server.address", message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a server can be one of a service with these settings.

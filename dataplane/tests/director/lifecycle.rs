@@ -1,12 +1,13 @@
 //! Which packets open connections, and when a connection gives way to a new one.
 
-use dataplane::ServerId;
 use dataplane::snapshot::ForwardMode::{self, DirectRouting, FullNat, Nat, Tunnel};
-use dataplane::snapshot::Reuse;
+use dataplane::snapshot::{Reuse, Server};
 use dataplane::verdict::DropReason;
+use dataplane::{ServerId, ServiceId};
 use proto::state::State;
 use proto::tcp::Flags;
 use proto::{Family, Protocol};
+use sched::Kind;
 
 use crate::support::packet::{tcp, udp};
 use crate::support::*;
@@ -171,4 +172,61 @@ fn sloppy_tcp_takes_any_segment_but_a_reset() {
             }
         }
     }
+}
+
+#[test]
+fn the_sorry_server_stands_in_while_no_server_is_available() {
+    for family in FAMILIES {
+        for mode in MODES {
+            for workers in [1, 2] {
+                let mut director = director(family, workers, Protocol::UDP, mode);
+                let sorry = ServerId(30);
+                let opens = |director: &mut Director, cport| {
+                    director.receive(0, CLIENTS, &udp(client(family, cport), virt(family, 1)));
+                    director.connections().iter().find(|c| c.client.1 == cport).map(|c| c.server_id)
+                };
+                director.configure(|services| {
+                    let like = services[0].servers[0];
+                    services[0].sorry = Some(Server { id: sorry, addr: server(family, 9), ..like });
+                });
+                assert_ne!(opens(&mut director, 1000), Some(sorry));
+                director.configure(|services| services[0].servers.iter_mut().for_each(|s| s.weight = 0));
+                assert_eq!(opens(&mut director, 1001), Some(sorry), "all have weight 0");
+                assert_ne!(opens(&mut director, 1000), Some(sorry), "known connections drain");
+                let servers = director.services()[0].servers.clone();
+                director.configure(|services| services[0].servers.clear());
+                assert_eq!(opens(&mut director, 1002), Some(sorry), "there are none");
+                director.configure(|services| services[0].servers = servers);
+                director.configure(|services| services[0].servers[1].weight = 1);
+                assert_eq!(opens(&mut director, 1003), Some(ServerId(17)), "one is back");
+                assert_eq!(opens(&mut director, 1001), Some(sorry), "known connections go on");
+                director.configure(|services| services[0].servers[1].upper_threshold = 1);
+                assert_eq!(opens(&mut director, 1004), Some(sorry), "the only one is full");
+                assert_eq!(director.total(|c| c.service(ServiceId(1)).no_server.get()), 0);
+                director.configure(|services| services[0].sorry = None);
+                assert_eq!(opens(&mut director, 1005), None);
+                assert_eq!(director.total(|c| c.load(sorry).total.get()), 3);
+                director.finish();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_sorry_server_does_not_help_a_scheduler_that_insists() {
+    // Source hashing without its fallback: who hashes to a server of weight 0 gets none, though there is another.
+    let mut director = director(Family::V4, 1, Protocol::UDP, Nat).with_scheduler(Kind::Dh);
+    director.configure(|services| {
+        let like = services[0].servers[0];
+        services[0].sorry = Some(Server { id: ServerId(30), addr: server(Family::V4, 9), ..like });
+    });
+    let datagram = udp(client(Family::V4, 1000), virt(Family::V4, 1));
+    director.receive(0, CLIENTS, &datagram);
+    let chosen = director.connection().server_id;
+    director.configure(|services| {
+        services[0].servers.iter_mut().filter(|s| s.id == chosen).for_each(|s| s.weight = 0);
+    });
+    director.receive(0, CLIENTS, &udp(client(Family::V4, 1001), virt(Family::V4, 1)));
+    assert_eq!((director.connections().len(), director.dropped(DropReason::NoServer)), (1, 1));
+    director.settle();
 }

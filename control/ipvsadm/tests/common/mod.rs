@@ -87,6 +87,7 @@ fn status(table: &Table, service: &Service) -> ServiceStatus {
         stats: stats(None),
         no_server: 0,
         local_port_exhausted: 0,
+        sorry_server_status: None,
         client_address_sent: 0,
         client_address_omitted: 0,
     }

@@ -170,6 +170,7 @@ pub fn service(id: u8, family: Family, protocol: Protocol, mode: ForwardMode, se
         timeout: None,
         one_packet: false,
         client_address: None,
+        sorry: None,
     }
 }
 
