@@ -127,6 +127,8 @@ pub struct WorkerCounters {
     pub steered: Counter,
     /// ICMP messages this worker originated (time exceeded, too big, unreachable).
     pub icmp_sent: Counter,
+    /// Segments of this worker's own that it put into connections.
+    pub inserted: Counter,
     /// Turns of the poll loop.
     pub polls: Counter,
     /// Turns that found at least one packet.
@@ -159,6 +161,7 @@ impl WorkerCounters {
             punted: Counter::default(),
             steered: Counter::default(),
             icmp_sent: Counter::default(),
+            inserted: Counter::default(),
             polls: Counter::default(),
             busy_polls: Counter::default(),
             reaped: Counter::default(),

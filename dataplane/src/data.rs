@@ -15,7 +15,11 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let Some(extra) = table.extra_mut(id) else { return };
         if sees_replies && job.ip.tuple.protocol == Protocol::TCP {
             let (l4, end) = (usize::from(job.ip.l4), usize::from(job.ip.l3) + usize::from(job.ip.len));
-            extra.sequence.adjust(side, &mut job.packet.data_mut()[l4..end]);
+            let segment = &mut job.packet.data_mut()[l4..end];
+            if let (Side::Outbound, Some(header)) = (side, &mut extra.proxy) {
+                header.meet_answer(segment);
+            }
+            extra.sequence.adjust(side, segment);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ([`shared`]). Packets come from [`io`]: DPDK, or plain memory in tests.
 #![forbid(unsafe_code)]
 
-mod client_address;
+pub mod client_address;
 mod clock;
 pub mod conn;
 pub mod counters;

@@ -298,10 +298,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
     /// Sends a client's packet to the connection's server.
     fn forward_inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
-        let conn = A::table(&mut self.tables).get_mut(id);
-        let mode = conn.mode;
-        let way = way_to_server(conn, snapshot, job.hash);
-        if let Err((error, reason)) = fit(job, &snapshot.fib, way, overhead::<A>(mode)) {
+        let table = A::table(&mut self.tables);
+        let header =
+            table.extra(id).and_then(|extra| extra.proxy).map_or(0, |header| header.overhead(job.ip.tuple.protocol));
+        let overhead = overhead::<A>(table.get(id).mode) + header;
+        let way = way_to_server(table.get_mut(id), snapshot, job.hash);
+        if let Err((error, reason)) = fit(job, &snapshot.fib, way, overhead) {
             return self.reject(snapshot, job, error, reason);
         }
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
@@ -313,10 +315,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
         let ip_id = self.next_ip_id() as u16;
         match readdress_inbound(job, A::table(&mut self.tables).get(id), ip_id) {
-            Ok(()) => {
-                self.adjust_data(job, id, Side::Inbound);
-                send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
-            }
+            Ok(()) => match self.change_inbound(snapshot, job, id, way) {
+                Ok(()) => send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for),
+                Err(reason) => Verdict::Drop(reason),
+            },
             Err(reason) => Verdict::Drop(reason),
         }
     }
@@ -393,7 +395,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         Verdict::Drop(reason)
     }
 
-    fn carry_out<A: Ip>(&mut self, verdict: Verdict, job: Job<Io::Packet, A>) {
+    pub(crate) fn carry_out<A: Ip>(&mut self, verdict: Verdict, job: Job<Io::Packet, A>) {
         match verdict {
             Verdict::Transmit(port) => match job.fragment_mtu {
                 None => self.transmit(port, job.packet),

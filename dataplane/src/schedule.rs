@@ -338,6 +338,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if snapshot.settings.defences.drop_entry != Mode::Off {
             A::table(&mut self.tables).begin_counting(id);
         }
+        if let Some(ClientAddress::Proxy(version)) = service.client_address {
+            self.expect_proxy_header::<A>(id, version);
+        }
         let load = self.counters().load(server);
         load.total.add(1);
         match is_active {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
+use proto::proxy_protocol::Version;
 use proto::state::Timeouts;
 use proto::{Address, Family, Protocol};
 use sched::Scheduler;
@@ -156,6 +157,8 @@ pub struct Service {
 pub enum ClientAddress {
     /// In a TCP option; UDP has none.
     Toa,
+    /// In a header of the PROXY protocol; version 1 is for TCP only.
+    Proxy(Version),
 }
 
 /// A real server of one service.

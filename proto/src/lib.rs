@@ -7,7 +7,7 @@
 //! * [`plain`]: the same for most frames, in less time.
 //! * [`quic`]: connection ids.
 //! * [`toeplitz`]: the hash by which NICs spread flows over receive queues.
-//! * [`client_address`]: how a server is told who the client is.
+//! * [`client_address`], [`proxy_protocol`]: how a server is told who the client is.
 //! * [`state`]: TCP and UDP connection states, transitions and timeouts, as IPVS has them.
 //! * [`Address`], [`Tuple`]: the one definition of an address family and of a flow's five-tuple.
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod parse;
 pub mod plain;
+pub mod proxy_protocol;
 pub mod quic;
 pub mod state;
 pub mod tcp;

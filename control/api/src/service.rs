@@ -237,16 +237,22 @@ fn one() -> u32 {
 pub enum ClientAddress {
     /// In a TCP option of kind 254, which a kernel module on the server understands.
     Toa,
+    /// In a header of the PROXY protocol, version 1: a line of text before the data of TCP.
+    ProxyV1,
+    /// In one of version 2, which is binary: before the data of TCP, and in every datagram of UDP.
+    ProxyV2,
 }
 
 impl ClientAddress {
     /// All of them.
-    pub const ALL: [Self; 1] = [ClientAddress::Toa];
+    pub const ALL: [Self; 3] = [ClientAddress::Toa, ClientAddress::ProxyV1, ClientAddress::ProxyV2];
 
     /// Its name in configuration and API.
     pub fn name(self) -> &'static str {
         match self {
             ClientAddress::Toa => "toa",
+            ClientAddress::ProxyV1 => "proxy-v1",
+            ClientAddress::ProxyV2 => "proxy-v2",
         }
     }
 }

@@ -181,7 +181,7 @@ pub struct Settings {
     /// Ports used on each local address [default of a new service: 1025-65535]
     #[arg(long, value_name = "FIRST-LAST", value_parser = local_ports)]
     pub local_ports: Option<LocalPorts>,
-    /// How servers in mode fullnat learn the clients' addresses: toa, or none [default of a new service: none]
+    /// How servers in mode fullnat learn the clients' addresses [default of a new service: none]
     #[arg(long, value_name = "HOW", value_parser = client_address())]
     pub client_address: Option<Told>,
     /// Takes new connections while no server does; "none" takes it away

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use proto::proxy_protocol::Version;
+
 use dataplane::ServiceId as ServiceSlot;
 use dataplane::snapshot;
 use dpvs_api::{ClientAddress, Family, ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings};
@@ -110,6 +112,8 @@ fn scheduler(settings: &ServiceSettings) -> sched::Kind {
 fn client_address(way: ClientAddress) -> snapshot::ClientAddress {
     match way {
         ClientAddress::Toa => snapshot::ClientAddress::Toa,
+        ClientAddress::ProxyV1 => snapshot::ClientAddress::Proxy(Version::V1),
+        ClientAddress::ProxyV2 => snapshot::ClientAddress::Proxy(Version::V2),
     }
 }
 

@@ -126,6 +126,8 @@ impl<'a> Drafter<'a> {
                 validate::settings(id, settings).map_err(|p| p.within("settings"))?;
                 for server in &service.servers {
                     validate::one_packet(id, settings, &server.server).map_err(|p| p.at("settings.one_packet"))?;
+                    validate::client_address(id, settings, &server.server)
+                        .map_err(|p| p.at("settings.client_address"))?;
                 }
                 let servers = service.servers.iter().map(|s| s.server.address);
                 validate::sorry(id, settings, servers).map_err(|p| p.within("settings"))?;
@@ -147,6 +149,7 @@ impl<'a> Drafter<'a> {
                 let (id, service) = self.existing(*service)?;
                 validate::server(id, server).map_err(|p| p.within("server"))?;
                 validate::one_packet(id, &service.settings, server).map_err(|p| p.within("server"))?;
+                validate::client_address(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 if service.servers.iter().any(|s| s.server.address == server.address) {
                     let message = format!("server {} exists already in service {id}; edit it instead", server.address);
                     return Err(Problem::new(ErrorKind::Exists, "server.address", message));
@@ -160,6 +163,7 @@ impl<'a> Drafter<'a> {
                 let position = find(id, service, server.address).map_err(|p| p.within("server.address"))?;
                 validate::server(id, server).map_err(|p| p.within("server"))?;
                 validate::one_packet(id, &service.settings, server).map_err(|p| p.within("server"))?;
+                validate::client_address(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 let draft = &mut service.servers[position];
                 draft.server = server.clone();
                 if server.weight > 0 {

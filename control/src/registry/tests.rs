@@ -292,12 +292,46 @@ fn flags_go_with_their_scheduler() {
 }
 
 #[test]
-fn udp_has_no_option_for_the_clients_address() {
-    let settings = ServiceSettings { client_address: Some(ClientAddress::Toa), ..ServiceSettings::default() };
-    let whole = Service { settings, ..Service::new(format!("udp/{VIP}").parse().unwrap()) };
-    let error = Registry::new(8, 8).apply(&[Operation::AddService { service: whole }], &idle).unwrap_err();
-    assert_eq!(error.path.as_deref(), Some("[0].service.client_address"));
-    assert!(error.message.starts_with("toa is an option of TCP, which service udp/"), "{error}");
+fn ways_to_tell_the_clients_address_are_for_some_protocols() {
+    let with = |protocol: &str, way| {
+        let settings = ServiceSettings { client_address: Some(way), ..ServiceSettings::default() };
+        let whole = Service { settings, ..Service::new(format!("{protocol}/{VIP}").parse().unwrap()) };
+        Registry::new(8, 8).apply(&[Operation::AddService { service: whole }], &idle)
+    };
+    for (protocol, way) in [("udp", ClientAddress::Toa), ("udp", ClientAddress::ProxyV1)] {
+        let error = with(protocol, way).unwrap_err();
+        assert_eq!(error.path.as_deref(), Some("[0].service.client_address"));
+        assert!(error.message.starts_with(&format!("{} is for TCP, service udp/{VIP}", way.name())), "{error}");
+    }
+    with("udp", ClientAddress::ProxyV2).unwrap();
+    for way in ClientAddress::ALL {
+        with("tcp", way).unwrap();
+    }
+}
+
+#[test]
+fn servers_that_would_get_no_proxy_header_are_refused_beside_others() {
+    let mut whole = service(VIP, &[]);
+    whole.settings.client_address = Some(ClientAddress::ProxyV2);
+    whole.servers = vec![Server { mode: ForwardMode::Fullnat, ..server("10.0.0.1:80") }];
+    let mut registry = registry(&[Operation::AddService { service: whole.clone() }]);
+    let nat = server("10.0.0.1:80");
+    let other = Server { address: addr("10.0.0.2:80"), ..nat.clone() };
+    for operation in [edit_server(VIP, nat.clone()), add_server(VIP, other)] {
+        let error = registry.apply(&[operation], &idle).unwrap_err();
+        assert_eq!(error.path.as_deref(), Some("[0].server.mode"));
+        assert!(error.message.contains("would not get the header of proxy-v2"), "{error}");
+    }
+    let with = |client_address| {
+        let settings = ServiceSettings { client_address, ..whole.settings.clone() };
+        Operation::EditService { service: whole.id, settings }
+    };
+    registry.apply(&[with(Some(ClientAddress::Toa)), edit_server(VIP, nat.clone())], &idle).unwrap();
+    let error = registry.apply(&[with(Some(ClientAddress::ProxyV1))], &idle).unwrap_err();
+    assert_eq!(error.path.as_deref(), Some("[0].settings.client_address"));
+    let added = Operation::AddService { service: Service { servers: vec![nat], ..whole.clone() } };
+    let error = Registry::new(8, 8).apply(&[added], &idle).unwrap_err();
+    assert_eq!(error.path.as_deref(), Some("[0].service.servers[0].mode"));
 }
 
 #[test]

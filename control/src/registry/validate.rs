@@ -69,6 +69,7 @@ pub(super) fn service(service: &Service) -> Check {
         let here = || format!("servers[{index}]");
         server(id, member).map_err(|p| p.within(here()))?;
         one_packet(id, &service.settings, member).map_err(|p| p.within(here()))?;
+        client_address(id, &service.settings, member).map_err(|p| p.within(here()))?;
     }
     sorry(id, &service.settings, service.servers.iter().map(|member| member.address))?;
     // A service can have thousands of servers: sort instead of comparing each with each.
@@ -148,13 +149,16 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
         let message = format!("local ports {first} to {last} of service {id} are no range; need 1 <= first <= last");
         return Err(Problem::invalid("local_ports", message));
     }
-    if let (Some(Protocol::Udp), Some(ClientAddress::Toa)) = (id.protocol(), client_address) {
-        let message = format!("toa is an option of TCP, which service {id} cannot have; leave out client_address");
+    let is_other = id.protocol().is_some_and(|protocol| protocol != Protocol::Tcp);
+    if let (true, Some(way @ (ClientAddress::Toa | ClientAddress::ProxyV1))) = (is_other, client_address) {
+        let way = way.name();
+        let message = format!("{way} is for TCP, service {id} cannot have it; UDP can have proxy-v2 as client_address");
         return Err(Problem::invalid("client_address", message));
     }
     if let Some(sorry) = sorry_server {
         server(id, &sorry.server()).map_err(|p| p.within("sorry_server"))?;
         self::one_packet(id, settings, &sorry.server()).map_err(|p| p.within("sorry_server"))?;
+        self::client_address(id, settings, &sorry.server()).map_err(|p| p.within("sorry_server"))?;
     }
     Ok(())
 }
@@ -165,6 +169,21 @@ pub(super) fn sorry(id: ServiceId, settings: &ServiceSettings, servers: impl Int
         Some(address) if servers.into_iter().any(|server| server == address) => {
             let message = format!("{address} cannot be both a server and the sorry server of service {id}; remove one");
             Err(Problem::new(ErrorKind::Exists, "sorry_server.address", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a server can be one of a service that tells its servers the clients' addresses this way.
+pub(super) fn client_address(id: ServiceId, settings: &ServiceSettings, server: &Server) -> Check {
+    match settings.client_address {
+        Some(way @ (ClientAddress::ProxyV1 | ClientAddress::ProxyV2)) if server.mode != ForwardMode::Fullnat => {
+            let (way, address) = (way.name(), server.address);
+            let message = format!(
+                "server {address} of service {id} would not get the header of {way} that the others get, only mode \
+                 fullnat can add it; use mode fullnat, or a service without client_address"
+            );
+            Err(Problem::invalid("mode", message))
         }
         _ => Ok(()),
     }

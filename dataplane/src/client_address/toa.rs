@@ -16,8 +16,9 @@ use proto::client_address::{MAX_OPTION_LEN, option, option_len};
 use proto::parse::{Fragment, IpPacket};
 use proto::state::State;
 use proto::tcp_options::{self, MSS};
-use proto::{Address, Family, ipv4, ipv6, tcp};
+use proto::{Address, Family, tcp};
 
+use crate::client_address::set_length;
 use crate::conn::{Conn, ConnFlags, ConnId, Side};
 use crate::ip::Ip;
 use crate::packet::{PacketBuf, WorkerIo};
@@ -102,20 +103,8 @@ fn insert<A: Ip>(packet: &mut impl PacketBuf, ip: &IpPacket<A>, mtu: u16, client
         .replace_bytes(&[0; MAX_OPTION_LEN][..option.len()], option)
         .replace_u16(segment_len, segment_len + added);
     delta.apply_at(frame, l4 + tcp::CHECKSUM);
-    grow::<A>(&mut frame[l3..], added);
+    set_length::<A>(&mut frame[l3..], ip.len + added);
     true
-}
-
-/// Adds to the length that an IP header declares.
-fn grow<A: Ip>(header: &mut [u8], added: u16) {
-    let at = match A::FAMILY {
-        Family::V4 => ipv4::TOTAL_LEN,
-        Family::V6 => ipv6::PAYLOAD_LEN,
-    };
-    let before = u16::from_be_bytes([header[at], header[at + 1]]);
-    let after = before + added;
-    header[at..at + 2].copy_from_slice(&after.to_be_bytes());
-    A::fix_header(header, Delta::ZERO.replace_u16(before, after));
 }
 
 /// Lowers the maximum segment size that a SYN announces, if it does.

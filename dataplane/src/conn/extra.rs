@@ -1,12 +1,15 @@
 //! What few connections need beyond their entry.
 
 use super::{ConnId, Sequence};
+use crate::client_address::ProxyHeader;
 
 /// What a connection has that carries the flag [`EXTRA`](super::ConnFlags::EXTRA).
 #[derive(Clone, Debug, Default)]
 pub struct Extra {
     /// How its data were lengthened and shortened on the way.
     pub sequence: Sequence,
+    /// The PROXY header that it begins with.
+    pub proxy: Option<ProxyHeader>,
 }
 
 /// The extras of a table's connections, each found by the connection's place: there can be one for every connection.

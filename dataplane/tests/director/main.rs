@@ -12,6 +12,7 @@ mod icmp;
 mod lifecycle;
 mod neighbours;
 mod one_packet;
+mod proxy;
 mod robustness;
 mod scheduling;
 mod steering;

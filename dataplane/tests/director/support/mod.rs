@@ -485,7 +485,8 @@ impl Director {
         let received = self.total(|c| c.ports.iter().map(|p| p.rx_packets.get()).sum());
         let transmitted = self.total(|c| c.ports.iter().map(|p| p.tx_packets.get()).sum());
         let dropped: u64 = self.drops().iter().map(|(_, n)| n).sum();
-        let (punted, originated) = (self.total(|c| c.punted.get()), self.total(|c| c.icmp_sent.get()));
+        let (punted, originated) =
+            (self.total(|c| c.punted.get()), self.total(|c| c.icmp_sent.get() + c.inserted.get()));
         assert_eq!(
             received + self.injected + originated + self.extra_fragments,
             transmitted + punted + dropped + self.waiting() as u64,
