@@ -164,7 +164,7 @@ pub fn emit_error(out: &mut [u8], src: Ipv4Addr, offending: &[u8], error: &Error
         tos: 0xc0,
         total_len: len as u16,
         id: 0,
-        dont_fragment: true,
+        dont_fragment: false,
         ttl: 64,
         protocol: Protocol::ICMP,
         src,
