@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use proto::state::{Direction, State};
 use proto::{Protocol, Tuple, quic, udp};
@@ -29,8 +30,6 @@ pub struct Scheduling {
     services: Box<[ServiceState]>,
     /// By [`ServerId`].
     servers: Box<[ServerState]>,
-    /// By [`ServerId`]: over the upper threshold and not yet below the lower one again.
-    overloaded: Box<[bool]>,
     random: u64,
 }
 
@@ -81,20 +80,18 @@ impl Scheduling {
         Self {
             services: vec![ServiceState::default(); limits.max_services].into_boxed_slice(),
             servers: vec![ServerState::NONE; limits.max_servers].into_boxed_slice(),
-            overloaded: vec![false; limits.max_servers].into_boxed_slice(),
             random: seed | 1,
         }
     }
 
     /// Chooses a server of `service`.
     fn pick<'s>(&mut self, shared: &Shared, service: &'s Service, request: &impl Request) -> Option<&'s Server> {
-        let has_thresholds = self.bring_up_to_date(service).has_thresholds;
+        let has_thresholds = self.bring_up_to_date(shared, service).has_thresholds;
         if has_thresholds {
-            self.note_thresholds(shared, service);
+            note_thresholds(shared, &service.servers);
         }
         let state = &mut self.services[service.id.0 as usize];
-        let overloaded = has_thresholds.then_some(&*self.overloaded);
-        let pool = Servers { shared, servers: &service.servers, overloaded };
+        let pool = Servers { shared, servers: &service.servers, has_thresholds };
         let server = match service.scheduler.pick(&mut state.scheduler, request, &pool) {
             Some(choice) => {
                 let server = &service.servers[choice];
@@ -115,7 +112,7 @@ impl Scheduling {
     }
 
     /// The state of `service`, brought up to date if the service has changed.
-    fn bring_up_to_date(&mut self, service: &Service) -> &ServiceState {
+    fn bring_up_to_date(&mut self, shared: &Shared, service: &Service) -> &ServiceState {
         let state = &mut self.services[service.id.0 as usize];
         if state.version != service.version {
             if state.incarnation != service.incarnation {
@@ -146,24 +143,10 @@ impl Scheduling {
             state.version = service.version;
             state.has_thresholds = service.servers.iter().any(|server| server.upper_threshold > 0);
             for server in service.servers.iter().filter(|server| server.upper_threshold == 0) {
-                self.overloaded[server.id.0 as usize] = false;
+                shared.overloaded[server.id.0 as usize].store(false, Relaxed);
             }
         }
         state
-    }
-
-    /// Sets and clears the servers' overload flags (ip_vs_conn.c, ip_vs_bind_dest and ip_vs_unbind_dest).
-    fn note_thresholds(&mut self, shared: &Shared, service: &Service) {
-        for server in service.servers.iter().filter(|server| server.upper_threshold > 0) {
-            let flag = &mut self.overloaded[server.id.0 as usize];
-            let total = total(shared, server.id, |c| c.active.get().wrapping_add(c.inactive.get()));
-            let upper = u64::from(server.upper_threshold);
-            let is_low = match server.lower_threshold {
-                0 => total * 4 < upper * 3,
-                lower => total < u64::from(lower),
-            };
-            *flag = total >= upper || (*flag && !is_low);
-        }
     }
 
     /// The way to a server chosen that all its connections take, if there is one; remembered while the FIB stays the same.
@@ -210,12 +193,25 @@ fn xorshift(mut x: u64) -> u64 {
     x ^ x << 17
 }
 
+/// Sets and clears the servers' overload flags (ip_vs_conn.c, ip_vs_bind_dest and ip_vs_unbind_dest).
+fn note_thresholds(shared: &Shared, servers: &[Server]) {
+    for server in servers.iter().filter(|server| server.upper_threshold > 0) {
+        let flag = &shared.overloaded[server.id.0 as usize];
+        let total = total(shared, server.id, |c| c.active.get().wrapping_add(c.inactive.get()));
+        let upper = u64::from(server.upper_threshold);
+        let is_low = match server.lower_threshold {
+            0 => total * 4 < upper * 3,
+            lower => total < u64::from(lower),
+        };
+        flag.store(total >= upper || (flag.load(Relaxed) && !is_low), Relaxed);
+    }
+}
+
 /// A service's servers with the connection counts of the whole director.
 struct Servers<'a> {
     shared: &'a Shared,
     servers: &'a [Server],
-    /// `None`: no server has a threshold.
-    overloaded: Option<&'a [bool]>,
+    has_thresholds: bool,
 }
 
 impl Pool for Servers<'_> {
@@ -229,7 +225,7 @@ impl Pool for Servers<'_> {
         self.servers[server].weight
     }
     fn is_overloaded(&self, server: usize) -> bool {
-        self.overloaded.is_some_and(|overloaded| overloaded[self.servers[server].id.0 as usize])
+        self.has_thresholds && self.shared.overloaded[self.servers[server].id.0 as usize].load(Relaxed)
     }
     fn active(&self, server: usize) -> u64 {
         total(self.shared, self.servers[server].id, |c| c.active.get())
@@ -346,6 +342,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
         match is_active {
             true => load.active.add(1),
             false => load.inactive.add(1),
+        }
+        // It may fall below the upper threshold again before anybody asks.
+        if self.scheduling.services[service.id.0 as usize].has_thresholds {
+            note_thresholds(&self.shared, &service.servers);
         }
         Ok(id)
     }

@@ -157,6 +157,9 @@ pub struct Shared {
     pub inject: FrameQueue,
     /// Next hops that the kernel is asked to resolve. Bounded; a worker asks again later if it is full.
     pub resolve: ArrayQueue<(PortId, IpAddr)>,
+    /// By [`ServerId`](crate::ServerId): over the upper threshold and not yet below the lower one again. Set and cleared by
+    /// whichever worker notices; a lost update is made up for by the next connection.
+    pub(crate) overloaded: Box<[AtomicBool]>,
     stop: AtomicBool,
 }
 
@@ -177,6 +180,7 @@ impl Shared {
             punt: FrameQueue::new(limits.slow_path_frames, limits.max_frame),
             inject: FrameQueue::new(limits.slow_path_frames, limits.max_frame),
             resolve: ArrayQueue::new(1024),
+            overloaded: std::iter::repeat_with(AtomicBool::default).take(limits.max_servers).collect(),
             stop: AtomicBool::new(false),
         })
     }
