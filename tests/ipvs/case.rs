@@ -44,6 +44,8 @@ pub enum Step {
         line: String,
     },
     Wait(Duration),
+    /// Linux must have shown this by the last observation: a check of the case itself.
+    Expect(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,11 @@ pub fn both(case: Case) -> [Case; 2] {
     v6.family = Family::V6;
     v6.name += ", IPv6";
     [case, v6]
+}
+
+/// The same pair, of which the second differs.
+pub fn ipv6_differs([v4, v6]: [Case; 2], reason: &'static str) -> [Case; 2] {
+    [v4, v6.differs(reason)]
 }
 
 impl Case {
@@ -198,6 +205,11 @@ impl Case {
     /// Runs a shell line on a host of the lab (`c1`, `s1`, ...) and compares output and exit status.
     pub fn on(self, host: &'static str, line: &str) -> Self {
         self.step(Step::Host { host, line: line.to_owned() })
+    }
+
+    /// Linux must show `text` in the last observation: the case is about what it says.
+    pub fn expect(self, text: &str) -> Self {
+        self.step(Step::Expect(text.to_owned()))
     }
 
     /// Lets time pass.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::case::Case;
 use crate::run::Observation;
 
-/// Seconds by which expiry times may differ; they are counted from the case's last packet.
+/// Seconds by which expiry times may differ, beyond the time that the slower director took for the case so far.
 const EXPIRY: u64 = 3;
 
 /// Prints the report about an area's cases. Fails if a case without a reason differs, or one with a reason does not.
@@ -52,8 +52,9 @@ fn differences(linux: &[Observation], dpvsd: &[Observation]) -> String {
     let mut text = String::new();
     for (n, (linux, dpvsd)) in linux.iter().zip(dpvsd).enumerate() {
         if !agree(linux, dpvsd) {
-            let _ = writeln!(text, "    {}. {}", n + 1, linux.what);
-            let _ = write!(text, "{}{}", side("Linux", linux), side("dpvsd", dpvsd));
+            let ages = [linux, dpvsd].map(|observation| observation.age.as_secs());
+            let _ = writeln!(text, "    {}. {} (after {} s and {} s)", n + 1, linux.what, ages[0], ages[1]);
+            let _ = write!(text, "{}{}", side("Linux", linux, Some(dpvsd)), side("dpvsd", dpvsd, Some(linux)));
         }
     }
     text
@@ -61,14 +62,29 @@ fn differences(linux: &[Observation], dpvsd: &[Observation]) -> String {
 
 fn shown(observations: &[Observation]) -> String {
     let line = |(n, observation): (usize, &Observation)| {
-        format!("    {}. {}\n{}", n + 1, observation.what, side("both", observation))
+        format!("    {}. {}\n{}", n + 1, observation.what, side("both", observation, None))
     };
     observations.iter().enumerate().map(line).collect()
 }
 
-fn side(name: &str, observation: &Observation) -> String {
-    let text = if observation.text.is_empty() { "nothing\n" } else { &observation.text };
-    text.lines().map(|line| format!("       {name} | {line}\n")).collect()
+/// What one director shows, without the lines that the other one has as well.
+fn side(name: &str, observation: &Observation, other: Option<&Observation>) -> String {
+    let mut others: Vec<&str> = other.map_or(Vec::new(), |other| other.text.lines().collect());
+    let mut text = String::new();
+    let mut equal = 0;
+    for line in observation.text.lines() {
+        if let Some(n) = others.iter().position(|other| *other == line) {
+            others.remove(n);
+            equal += 1;
+        } else {
+            let _ = writeln!(text, "       {name} | {line}");
+        }
+    }
+    match equal {
+        0 if text.is_empty() => format!("       {name} | nothing\n"),
+        0 => text,
+        _ => text + &format!("       {name} | {equal} lines that both have\n"),
+    }
 }
 
 fn agree(linux: &Observation, dpvsd: &Observation) -> bool {
@@ -87,7 +103,7 @@ fn lines_agree(lines: [&str; 2], ages: [u64; 2], tolerance: u64) -> bool {
     let words_agree = |a: &str, b: &str| {
         a == b
             || match (seconds(a), seconds(b)) {
-                (Some(a), Some(b)) => (a + ages[0]).abs_diff(b + ages[1]) <= EXPIRY,
+                (Some(a), Some(b)) => a.abs_diff(b) <= EXPIRY + ages[0].max(ages[1]),
                 _ => match (a.parse::<u64>(), b.parse::<u64>()) {
                     (Ok(a), Ok(b)) => a.abs_diff(b) <= tolerance,
                     _ => false,

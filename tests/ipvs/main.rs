@@ -42,5 +42,12 @@ macro_rules! areas {
 }
 
 areas! {
+    changes,
+    icmp,
+    listings,
     nat,
+    packets,
+    refused,
+    schedulers,
+    tcp,
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use dpvs_e2e::lab::text;
-use dpvs_e2e::wire::{Arrival, Kind, Packet, ROUTER, SERVERS, Wire, addresses, describe, host, icmp, udp};
+use dpvs_e2e::wire::{Arrival, Packet, ROUTER, SERVERS, Wire, addresses, describe, host, tcp, udp};
 use dpvs_e2e::{Director, Family, Lab, Topology};
 
 use crate::case::{Case, Listing, On, Place, Step};
@@ -18,18 +18,17 @@ pub struct Observation {
     /// What was looked at.
     pub what: String,
     pub text: String,
-    /// Time since the case's last packet, for expiry times.
+    /// Time since the case's first packet, for expiry times.
     pub age: Duration,
     /// Of the numbers in it.
     pub tolerance: u64,
 }
 
-/// Packets that show that those before them have gone through: flows that take every way from queue to worker.
-const MARKERS: u16 = 24;
-/// The same through the director's kernel.
-const PINGS: u8 = 4;
+/// Packets that show that those before them have gone through: so many flows from each side that they take every way from
+/// queue to worker. Each goes one way only, as TAP devices send a flow to the queue by which its replies have left.
+const MARKERS: u16 = 32;
 /// Packets on their way at a time.
-const IN_FLIGHT: usize = 32;
+const IN_FLIGHT: usize = 16;
 /// Virtual service and clients of the markers.
 const MARKER: Place = Place { family: Family::V4, number: 0x3fff };
 
@@ -54,9 +53,13 @@ pub fn run(director: Director, cases: &[Case]) -> Vec<Vec<Observation>> {
             place: Place { family: cases[n].family, number: n as u16 + 1 },
             steps: cases[n].steps.iter().cloned().collect(),
             servers: HashMap::new(),
-            last_sent: Instant::now(),
+            started: None,
         });
         runner.batch(cases, &settings, running.collect());
+    }
+    if let Director::Dpvsd { .. } = director {
+        // For a case that misses a packet; nextest shows it if the test fails.
+        println!("{}", runner.lab.ctl("drops"));
     }
     runner.seen
 }
@@ -77,7 +80,7 @@ struct Running {
     steps: VecDeque<Step>,
     /// The server that the last packet from a client's address and port has reached.
     servers: HashMap<SocketAddr, SocketAddr>,
-    last_sent: Instant,
+    started: Option<Instant>,
 }
 
 impl Runner {
@@ -112,14 +115,22 @@ impl Runner {
             script += &format!("ip {flag} route add {clients} via {router}\n");
             script += &format!("ip {flag} route add local {virtual_addresses} dev lo\n");
         }
-        if self.is_linux() {
-            // Cases are many and have few addresses: limits on the rate of errors would mix them up.
-            script += "echo 0 >/proc/sys/net/ipv4/icmp_ratelimit; echo 0 >/proc/sys/net/ipv6/icmp/ratelimit\n";
-            script += "echo 100000 >/proc/sys/net/ipv4/icmp_msgs_per_sec\n";
+        // Cases are many and have few addresses: limits on the rate of the kernel's errors would mix them up.
+        for (name, value) in [
+            ("ipv4/icmp_ratelimit", 0),
+            ("ipv6/icmp/ratelimit", 0),
+            ("ipv4/icmp_msgs_per_sec", 100_000),
+            ("ipv4/icmp_msgs_burst", 10_000),
+        ] {
+            script += &format!("[ ! -e /proc/sys/net/{name} ] || echo {value} >/proc/sys/net/{name}\n");
         }
         self.script(&script);
         self.lab.restore(&MARKER.expand("-A -u {V1}:9 -s rr\n-a -u {V1}:9 -r {S19}:9 -m\n"));
-        // FIB and services have reached the workers when the markers pass.
+        // FIB and services have reached the workers when packets pass. These open the connections for those that the server
+        // will send.
+        let payload = self.round.to_be_bytes();
+        let opening = |n: u16| udp(&format!("C1:{}", 6000 + n), "V1:9", 0).payload(&payload);
+        self.pass((0..MARKERS).map(opening).collect());
         self.sync();
     }
 
@@ -127,15 +138,31 @@ impl Runner {
         let values = settings.iter().map(|(name, value)| (*name, value.as_str()));
         self.set(values);
         let rules: String = running.iter().map(|case| case.place.expand(&cases[case.number].rules) + "\n").collect();
+        self.add_virtual_addresses(cases, &running);
         self.lab.restore(&rules);
         while running.iter().any(|case| !case.steps.is_empty()) {
             let _ = self.send(&mut running)
-                || self.look(&mut running)
+                || self.look(cases, &mut running)
                 || self.run_on_hosts(&mut running)
                 || self.run_on_director(&mut running)
                 || wait(&mut running);
         }
         self.set(settings.iter().map(|(name, _)| (*name, default(name))));
+    }
+
+    /// Over IPv6, Linux answers from a virtual address only if it has been added to an interface.
+    fn add_virtual_addresses(&self, cases: &[Case], running: &[Running]) {
+        let mut script = String::new();
+        for case in running.iter().filter(|case| case.place.family == Family::V6) {
+            let text = format!("{:?}", cases[case.number]);
+            for n in (1..=9).filter(|n| text.contains(&format!("V{n}"))) {
+                let address = case.place.resolve(&format!("V{n}"));
+                script += &format!("address add {address}/128 dev lo nodad preferred_lft 0\n");
+            }
+        }
+        if !script.is_empty() {
+            self.script(&format!("ip -6 -batch - <<END\n{script}END\n"));
+        }
     }
 
     /// Changes settings of IPVS.
@@ -158,7 +185,7 @@ impl Runner {
             let Some(Step::Send(packets)) = case.steps.front() else { continue };
             frames.extend(packets.iter().flat_map(|packet| case.frames(packet)));
             case.steps.pop_front();
-            case.last_sent = Instant::now();
+            case.started.get_or_insert_with(Instant::now);
             any = true;
         }
         for part in frames.chunks(IN_FLIGHT) {
@@ -182,60 +209,66 @@ impl Runner {
     /// Waits until the director has done with all packets sent, and collects what it sends.
     fn sync(&mut self) {
         self.round = self.round.wrapping_add(1);
-        let (markers, pings) = if self.is_linux() { (2, 1) } else { (MARKERS, PINGS) };
-        let mut pending: Vec<Packet> = (0..markers)
-            .map(|n| {
-                udp(&format!("C1:{}", 5000 + n), "V1:9", 0)
-                    .payload(&[self.round.to_be_bytes(), n.to_be_bytes()].concat())
-            })
-            .chain(
-                (1..=pings).map(|n| icmp(&format!("C{n}"), "D", Kind::Echo { id: self.round, sequence: n.into() }, 8)),
-            )
-            .collect();
+        let count = if self.is_linux() { 2 } else { MARKERS };
+        let payload = self.round.to_be_bytes();
+        // The director's kernel resets what is for a port that nobody listens on. Its answers leave by one queue, so each
+        // flow is a new one.
+        let new_port = |n: u16| 10_000 + (self.round % 512) * MARKERS + n;
+        let marker = |n: u16| {
+            [
+                udp(&format!("C1:{}", 5000 + n), "V1:9", 0).payload(&payload),
+                udp("S19:9", &format!("C1:{}", 6000 + n), 0).payload(&payload),
+                tcp(&format!("C1:{}", new_port(n)), "V1:11", "A").ack(self.round.into()),
+            ]
+        };
+        self.pass((0..count).flat_map(marker).collect());
+    }
+
+    /// Sends markers again and again until each has arrived or, of TCP, was reset.
+    fn pass(&mut self, mut pending: Vec<Packet>) {
         let start = Instant::now();
         let resolve = |name: &str| MARKER.endpoint(name);
         while !pending.is_empty() {
-            assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "packets are lost: {pending:?}\n{}",
-                self.lab.director_log()
-            );
+            let log = || self.lab.director_log();
+            assert!(start.elapsed() < Duration::from_secs(20), "packets are lost: {pending:?}\n{}", log());
             for packet in &pending {
-                self.wire.send(0, ROUTER, &packet.encode(&resolve)[0]);
+                let (network, host) = if packet.from() == "S19:9" { (1, *SERVERS.end()) } else { (0, ROUTER) };
+                self.wire.send(network, host, &packet.encode(&resolve)[0]);
             }
             while !pending.is_empty()
                 && let Some(arrival) = self.wire.receive(Duration::from_millis(500))
             {
-                let addresses = addresses(&arrival.packet);
-                let owner = addresses.iter().find_map(|&address| Place::owner(address));
-                let (Some(owner), Some(&[from, to])) = (owner, addresses.first_chunk()) else { continue };
+                let packet = &arrival.packet;
+                let Some(owner) = addresses(packet).iter().find_map(|&address| Place::owner(address)) else { continue };
                 if owner != MARKER.number {
                     self.inbox.entry(owner).or_default().push(arrival);
-                } else if arrival.network == 1 {
-                    // The server of the markers returns them.
-                    let [sport, _] = ports(&arrival.packet);
-                    let client = format!("{}:{sport}", Place::name(from));
-                    let answer = udp("S19:9", &client, 0).payload(&arrival.packet[28..]);
-                    assert_eq!(to, MARKER.resolve("S19"), "a marker goes to its server");
-                    self.wire.send(1, *SERVERS.end(), &answer.encode(&resolve)[0]);
-                } else {
-                    let name = Place::name(to);
-                    let [_, dport] = ports(&arrival.packet);
-                    let body = &arrival.packet[24..];
-                    let own = |packet: &Packet| match arrival.packet[9] {
-                        17 => packet.from() == format!("{name}:{dport}") && body[4..6] == self.round.to_be_bytes(),
-                        _ => packet.from() == name && body[..2] == self.round.to_be_bytes(),
-                    };
-                    pending.retain(|packet| !own(packet));
+                    continue;
                 }
+                let [sport, dport] = ports(packet);
+                // The round is the payload of a datagram, and the sequence number of a reset.
+                let (end, round) = match (packet[9], arrival.network) {
+                    (17, 1) => (format!("C1:{sport}"), packet.get(28..30)),
+                    (17, _) => (format!("C1:{dport}"), packet.get(28..30)),
+                    _ => (format!("C1:{dport}"), packet.get(26..28)),
+                };
+                let is_current = round == Some(&self.round.to_be_bytes());
+                pending.retain(|packet| !is_current || (packet.from() != end && packet.to() != end));
             }
         }
     }
 
     /// Records what the cases see whose next step that is.
-    fn look(&mut self, running: &mut [Running]) -> bool {
+    fn look(&mut self, cases: &[Case], running: &mut [Running]) -> bool {
         let mut any = false;
         for case in &mut *running {
+            if let Some(Step::Expect(text)) = case.steps.front() {
+                let (text, name) = (case.place.expand(text), &cases[case.number].name);
+                let last = self.seen[case.number].last().map_or("", |observation| &observation.text);
+                assert!(!self.is_linux() || last.contains(&text), "{name}: Linux does not show '{text}':\n{last}");
+                case.steps.pop_front();
+                any = true;
+                continue;
+            }
             let step = match case.steps.front() {
                 Some(step @ (Step::Seen | Step::Spread(_))) => step.clone(),
                 _ => continue,
@@ -391,7 +424,12 @@ fn ports(packet: &[u8]) -> [u16; 2] {
 
 impl Running {
     fn observation(&self, what: &str, text: String) -> Observation {
-        Observation { what: what.to_owned(), text, age: self.last_sent.elapsed(), tolerance: 0 }
+        Observation {
+            what: what.to_owned(),
+            text,
+            age: self.started.map_or(Duration::ZERO, |started| started.elapsed()),
+            tolerance: 0,
+        }
     }
 
     /// Network, host and bytes of a packet's frames; none if it comes from a server that no packet has reached.

@@ -1,3 +1,10 @@
 //! The table, a file for each area.
 
+pub mod changes;
+pub mod icmp;
+pub mod listings;
 pub mod nat;
+pub mod packets;
+pub mod refused;
+pub mod schedulers;
+pub mod tcp;

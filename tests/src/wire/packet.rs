@@ -14,6 +14,7 @@ pub struct Packet {
     df: bool,
     options: Vec<u8>,
     fragment: Option<usize>,
+    damaged: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -21,6 +22,7 @@ enum Body {
     Tcp { flags: u8, seq: u32, ack: u32, options: Vec<u8>, payload: Vec<u8> },
     Udp { payload: Vec<u8>, checksum: bool },
     Icmp { kind: Kind, quoted: Quoted },
+    Tunnel(Box<Packet>),
     Raw { protocol: u8, bytes: Vec<u8> },
 }
 
@@ -74,6 +76,11 @@ pub fn icmp_error(from: &str, to: &str, kind: Kind, packet: Packet) -> Packet {
     Packet::new(from, to, Body::Icmp { kind, quoted: Quoted::Packet(Box::new(packet), usize::MAX) })
 }
 
+/// `packet` in an IP packet.
+pub fn ipip(from: &str, to: &str, packet: Packet) -> Packet {
+    Packet::new(from, to, Body::Tunnel(Box::new(packet)))
+}
+
 /// Any other protocol; `bytes` follow the IP header.
 pub fn raw(from: &str, to: &str, protocol: u8, bytes: &[u8]) -> Packet {
     Packet::new(from, to, Body::Raw { protocol, bytes: bytes.to_vec() })
@@ -95,6 +102,7 @@ impl Packet {
             df: false,
             options: Vec::new(),
             fragment: None,
+            damaged: false,
         }
     }
 
@@ -120,6 +128,7 @@ impl Packet {
             Body::Tcp { payload, .. } | Body::Udp { payload, .. } => *payload = bytes.to_vec(),
             Body::Icmp { quoted, .. } => *quoted = Quoted::Bytes(bytes.to_vec()),
             Body::Raw { bytes: all, .. } => *all = bytes.to_vec(),
+            Body::Tunnel(_) => {}
         }
         self
     }
@@ -166,7 +175,7 @@ impl Packet {
         self
     }
 
-    /// Identification, of the IPv4 header or of fragments.
+    /// Identification, of the IPv4 header or of fragments, from 0x4300 to 0x43ff: these are shown in what arrives. 0x4321 otherwise.
     pub fn id(mut self, id: u16) -> Self {
         self.id = id;
         self
@@ -182,6 +191,12 @@ impl Packet {
     pub fn ip_options(mut self, bytes: &[u8]) -> Self {
         assert!(bytes.len().is_multiple_of(4) && bytes.len() <= 40, "IPv4 options are up to 40 bytes, in words");
         self.options = bytes.to_vec();
+        self
+    }
+
+    /// Its last byte is another one than its checksum says.
+    pub fn damaged(mut self) -> Self {
+        self.damaged = true;
         self
     }
 
@@ -205,7 +220,12 @@ impl Packet {
     /// The IP packet or its fragments, in order. `resolve` gives names' addresses; those without port have port 0.
     pub fn encode(&self, resolve: &dyn Fn(&str) -> SocketAddr) -> Vec<Vec<u8>> {
         let (from, to) = (resolve(&self.from), resolve(&self.to));
-        let (protocol, payload) = self.content(from, to, resolve);
+        let (protocol, mut payload) = self.content(from, to, resolve);
+        if self.damaged
+            && let Some(last) = payload.last_mut()
+        {
+            *last ^= 1;
+        }
         let Some(size) = self.fragment else { return vec![self.packet(from.ip(), to.ip(), protocol, &payload, None)] };
         let last = payload.len().div_ceil(size) - 1;
         let fragment = |(n, part)| self.packet(from.ip(), to.ip(), protocol, part, Some((n * size, n < last)));
@@ -252,6 +272,10 @@ impl Packet {
                 let v6 = from.is_ipv6();
                 put_checksum(&mut bytes, 2, if v6 { pseudo(from.ip(), to.ip(), 58) } else { Vec::new() });
                 (if v6 { 58 } else { 1 }, bytes)
+            }
+            Body::Tunnel(packet) => {
+                let inner = packet.encode(resolve).swap_remove(0);
+                (if inner[0] >> 4 == 4 { 4 } else { 41 }, inner)
             }
             Body::Raw { protocol, bytes } => (*protocol, bytes.clone()),
         }

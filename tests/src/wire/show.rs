@@ -5,11 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::packet::{checksum, transport_checksum};
 
+/// Identifications that are shown: those of fragments that a test sends. Others are numbers that a director makes up.
+const IDS: std::ops::Range<u32> = 0x4300..0x4400;
+
 /// How addresses are shown.
 pub type Names<'a> = &'a dyn Fn(IpAddr) -> String;
 
-/// An IP packet in one line. Wrong lengths and checksums are said; right ones are not. The identification of IPv4 is
-/// left out, as every sender counts in its own way, except for fragments that are being told apart.
+/// An IP packet in one line. Wrong lengths and checksums are said; right ones are not. Identifications are left out, except
+/// those of fragments that a test has sent: every sender counts in its own way.
 pub fn describe(packet: &[u8], names: Names) -> String {
     ip(packet, names, true).unwrap_or_else(|| format!("garbage {}", hex(packet)))
 }
@@ -100,13 +103,15 @@ impl Header {
     }
 }
 
+/// A packet that an ICMP error quotes is not `whole`: it is cut short, its checksums are of no use, and its hops are those
+/// before or after the router that quotes it.
 fn ip(packet: &[u8], names: Names, whole: bool) -> Option<String> {
     let header = Header::parse(packet)?;
     let mut text = String::new();
     let (from, to) = (names(header.from), names(header.to));
     let body = packet.get(header.length..header.total.clamp(header.length, packet.len()))?;
     let first = header.fragment.is_none_or(|(offset, ..)| offset == 0);
-    let complete = header.fragment.is_none() && header.total <= packet.len();
+    let complete = whole && header.fragment.is_none() && header.total <= packet.len();
     let checked = |wrong: bool| if wrong && complete { " BAD SUM" } else { "" };
     let port = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
     match header.protocol {
@@ -181,7 +186,10 @@ fn ip(packet: &[u8], names: Names, whole: bool) -> Option<String> {
             let _ = write!(text, "protocol {protocol} {from} > {to}{}", payload(body));
         }
     }
-    let _ = write!(text, "; ttl {}", header.ttl);
+    text += ";";
+    if whole {
+        let _ = write!(text, " ttl {}", header.ttl);
+    }
     if header.tos != 0 {
         let _ = write!(text, " tos {:02x}", header.tos);
     }
@@ -189,7 +197,10 @@ fn ip(packet: &[u8], names: Names, whole: bool) -> Option<String> {
         text += " DF";
     }
     if let Some((offset, more, id)) = header.fragment {
-        let _ = write!(text, " fragment at {offset}{} id {id:x}", if more { " more" } else { " last" });
+        let _ = write!(text, " fragment at {offset}{}", if more { " more" } else { " last" });
+        if IDS.contains(&id) {
+            let _ = write!(text, " id {id:x}");
+        }
     }
     if !header.options.is_empty() {
         let _ = write!(text, " ip options {}", hex(&header.options));
@@ -240,7 +251,7 @@ mod tests {
         assert_eq!(
             shown(&error),
             [
-                "icmp 10.9.9.9 > 10.0.0.1 3/4 00000514 about 28 bytes [tcp 10.0.0.1:4000 > 10.0.0.2:80 seq 7; ttl 3 DF]; ttl 64"
+                "icmp 10.9.9.9 > 10.0.0.1 3/4 00000514 about 28 bytes [tcp 10.0.0.1:4000 > 10.0.0.2:80 seq 7; DF]; ttl 64"
             ]
         );
         let datagram = udp("[fd00::1]:5", "[fd00::2]:53", 20);
