@@ -8,8 +8,8 @@ readonly rust=1.95
 readonly hugepages=256
 
 build_packages=(build-essential ca-certificates clang curl iproute2 libclang-dev libdpdk-dev pkg-config)
-test_packages=(apache2-utils arping dnsutils dpdk dpdk-dev ethtool iperf3 iputils-ping ipvsadm jq kmod netcat-openbsd
-    nginx-light procps python3-scapy socat tcpdump tshark unbound user-mode-linux valgrind)
+test_packages=(apache2-utils arping dnsutils dpdk dpdk-dev ethtool iperf3 iputils-ping ipvsadm jq kmod lftp netcat-openbsd
+    nginx-light procps python3-scapy socat tcpdump tshark unbound user-mode-linux valgrind vsftpd)
 
 fail() {
     echo "setup: $*" >&2
@@ -36,7 +36,7 @@ install_packages() {
     echo "setup: installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # nginx and unbound are for the lab's namespaces: do not start them on the machine itself.
+    # nginx, unbound and vsftpd are for the lab's namespaces: do not start them on the machine itself.
     local policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::fib::Fib;
 use dataplane::shared::{Publisher, Shared};
-use dataplane::snapshot::Snapshot;
+use dataplane::snapshot::{MAX_FTP_PORTS, Settings, Snapshot};
 use dataplane::{PortId, ServerId as ServerSlot};
 use dpvs_api::{
     ApiError, ConnectionPage, DropCount, ErrorKind, Operation, PortStats, ServerStatus, ServiceId, ServiceStatus,
@@ -166,6 +166,8 @@ pub struct Parts {
     pub fib: watch::Receiver<Arc<Fib>>,
     /// The ports' devices.
     pub devices: Devices,
+    /// Virtual ports of FTP, at most [`MAX_FTP_PORTS`].
+    pub ftp_ports: Vec<u16>,
     /// The rest.
     pub facts: Facts,
 }
@@ -347,7 +349,10 @@ impl Core {
             fib_since: 0,
             services: self.registry.table(),
             fib: Arc::clone(&self.parts.fib.borrow_and_update()),
-            settings: settings::compile(self.registry.timeouts(), self.registry.sysctls(), self.draining),
+            settings: Settings {
+                ftp_ports: self.parts.ftp_ports.iter().copied().take(MAX_FTP_PORTS).collect(),
+                ..settings::compile(self.registry.timeouts(), self.registry.sysctls(), self.draining)
+            },
         });
     }
 

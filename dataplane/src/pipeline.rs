@@ -22,6 +22,7 @@ use crate::conn::{Candidate, Conn, ConnFlags, ConnId, ConnTable, Side, TICKS_PER
 use crate::counters::WorkerCounters;
 use crate::defence::Defence;
 use crate::forward::{nat, tun};
+use crate::helper::Helpers;
 use crate::icmp::{self, IcmpError};
 use crate::ip::{Ip, Tables};
 use crate::lifecycle::{self, Fate};
@@ -99,6 +100,7 @@ pub struct Pipeline<Io: WorkerIo> {
     pub(crate) now: Tick,
     /// Identification of the last tunnel header or IPv6 fragment.
     pub(crate) ip_id: u32,
+    pub(crate) helpers: Helpers,
     punt_limit: RateLimit,
     resolution_punt_limit: RateLimit,
 }
@@ -131,6 +133,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             ownership,
             now,
             ip_id: (seed[1] as u32).wrapping_add(id.0.into()),
+            helpers: Helpers::new(seed[0].rotate_left(32) ^ seed[1]),
             icmp_limit: RateLimit::new(ICMP_RATE, ICMP_BURST),
             punt_limit: RateLimit::new(PUNT_RATE, PUNT_RATE / 10),
             resolution_punt_limit: RateLimit::new(RESOLUTION_PUNT_RATE, RESOLUTION_PUNT_RATE / 5),
@@ -247,11 +250,20 @@ impl<Io: WorkerIo> Pipeline<Io> {
             return None;
         }
         let tried = tried | 1 << self.id.0;
+        if let Some(owner) = self.shared.directory.find(tuple) {
+            return Some(owner).filter(|owner| tried & (1 << owner.0) == 0);
+        }
         self.ownership.next_owner(tuple, &snapshot.services, tried)
     }
 
     /// A packet of no connection: the first of a new one, or none of ours.
     fn unknown<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
+        match self.open_announced(job) {
+            None => {}
+            Some(Ok((id, Side::Inbound))) => return self.inbound(snapshot, job, id),
+            Some(Ok((id, Side::Outbound))) => return self.outbound(snapshot, job, id),
+            Some(Err(reason)) => return Verdict::Drop(reason),
+        }
         let Tuple { dst, dport, protocol, .. } = job.ip.tuple;
         let Some(service) = snapshot.services.find(protocol, dst, dport) else { return Verdict::Punt };
         if protocol == Protocol::TCP && !lifecycle::opens(snapshot, job.ip.flags) {
@@ -312,6 +324,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
             self.toa(snapshot, job, id, Side::Inbound, way);
         }
         self.track(snapshot, job, id, Side::Inbound);
+        if let Err(verdict) = self.help(snapshot, job, id, Side::Inbound, way) {
+            return verdict;
+        }
 
         let ip_id = self.next_ip_id() as u16;
         match readdress_inbound(job, A::table(&mut self.tables).get(id), ip_id) {
@@ -338,6 +353,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
             self.toa(snapshot, job, id, Side::Outbound, way);
         }
         self.track(snapshot, job, id, Side::Outbound);
+        if let Err(verdict) = self.help(snapshot, job, id, Side::Outbound, way) {
+            return verdict;
+        }
 
         let conn = A::table(&mut self.tables).get(id);
         let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));

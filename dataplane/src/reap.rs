@@ -118,7 +118,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 State::Established | State::Udp => self.reaper.picks(conn, packets, self.now),
                 _ => false,
             };
-            if goes {
+            if goes && !table.is_controller(id) {
                 self.end_connection::<A>(id);
                 self.counters().reaped.add(1);
             }

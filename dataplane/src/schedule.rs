@@ -347,6 +347,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if self.scheduling.services[service.id.0 as usize].has_thresholds {
             note_thresholds(&self.shared, &service.servers);
         }
+        self.attach_helper::<A>(snapshot, service, id);
         Ok(id)
     }
 
@@ -408,7 +409,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// True when packets with this tuple come to this worker.
-    fn owns<A: Ip>(&self, tuple: &Tuple<A>) -> bool {
+    pub(crate) fn owns<A: Ip>(&self, tuple: &Tuple<A>) -> bool {
         self.shared.limits.workers == 1 || self.ownership.owner(tuple) == self.id
     }
 }

@@ -1,5 +1,6 @@
 //! What workers and the control thread share: the published snapshot, counters and bounded queues.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::conn::ConnRecord;
 use crate::counters::WorkerCounters;
+use crate::directory::Directory;
 use crate::snapshot::Snapshot;
 use crate::{PortId, WorkerId};
 
@@ -160,8 +162,13 @@ pub struct Shared {
     /// By [`ServerId`](crate::ServerId): over the upper threshold and not yet below the lower one again. Set and cleared by
     /// whichever worker notices; a lost update is made up for by the next connection.
     pub(crate) overloaded: Box<[AtomicBool]>,
+    /// Whose the connections are that others have announced; for none while there is one worker only.
+    pub directory: Directory,
     stop: AtomicBool,
 }
+
+/// Tuples in the directory of announced connections. Each connection has one or two, until it ends.
+const DIRECTORY_TUPLES: usize = 1 << 16;
 
 impl Shared {
     /// Allocates everything.
@@ -181,6 +188,7 @@ impl Shared {
             inject: FrameQueue::new(limits.slow_path_frames, limits.max_frame),
             resolve: ArrayQueue::new(1024),
             overloaded: std::iter::repeat_with(AtomicBool::default).take(limits.max_servers).collect(),
+            directory: Directory::new(if limits.workers > 1 { DIRECTORY_TUPLES } else { 0 }, random_seed()),
             stop: AtomicBool::new(false),
         })
     }
@@ -199,6 +207,12 @@ impl Shared {
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
+}
+
+/// From the system's random source.
+fn random_seed() -> [u64; 2] {
+    let random = RandomState::new();
+    [random.hash_one(0), random.hash_one(1)]
 }
 
 /// The control thread's end: publishes snapshots and keeps each until no worker holds it.

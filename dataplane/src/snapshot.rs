@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use hashbrown::{HashMap, HashSet};
 use proto::proxy_protocol::Version;
 use proto::state::Timeouts;
@@ -45,6 +46,9 @@ impl Snapshot {
     }
 }
 
+/// The most ports of FTP that there can be, as for Linux (ip_vs.h, IP_VS_APP_MAX_PORTS).
+pub const MAX_FTP_PORTS: usize = 8;
+
 /// Director-wide settings.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -56,6 +60,8 @@ pub struct Settings {
     pub reuse: Reuse,
     /// Connections of a removed server end and their packets are scheduled anew; otherwise their packets are dropped.
     pub expire_nodest_conn: bool,
+    /// Virtual TCP ports whose connections are control connections of FTP, in NAT and FULLNAT modes.
+    pub ftp_ports: ArrayVec<u16, MAX_FTP_PORTS>,
     /// Any TCP segment but a RST opens a connection, not only a SYN.
     pub sloppy_tcp: bool,
     /// Defences against floods of new connections.

@@ -92,6 +92,8 @@ drop_reasons! {
     NoLocalAddress = "no_local_address",
     /// The server has a connection with the same client address and port already.
     TupleConflict = "tuple_conflict",
+    /// A helper found no room for a connection that another one announced, or no port for it.
+    HelperFull = "helper_full",
     /// New connection while the director drains before it stops.
     Draining = "draining",
     /// An ICMP error whose checksum or quoted header is invalid.

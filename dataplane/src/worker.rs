@@ -268,6 +268,8 @@ fn expire<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) {
     let counters = &pipeline.shared.workers[usize::from(pipeline.id.0)].counters;
     pipeline.tables.v4.expire(now, EXPIRE_BUDGET, |conn| count_ended(counters, conn));
     pipeline.tables.v6.expire(now, EXPIRE_BUDGET, |conn| count_ended(counters, conn));
+    pipeline.release_announced();
+    let counters = pipeline.counters();
     let entries = (pipeline.tables.v4.len() + pipeline.tables.v6.len()) as u64;
     counters.table_entries.add(entries.wrapping_sub(counters.table_entries.get()));
 }

@@ -7,8 +7,8 @@ serve() {
     [ $# -gt 0 ] || set -- http dns iperf
     for what; do
         case $what in
-            http | dns | iperf | tunnel) ;;
-            *) fail "'$what' cannot be served: http, dns, iperf or tunnel" ;;
+            http | dns | iperf | ftp | tunnel) ;;
+            *) fail "'$what' cannot be served: http, dns, iperf, ftp or tunnel" ;;
         esac
         for ((n = 1; n <= servers; n++)); do
             mkdir -p "$dir/s$n"
@@ -100,6 +100,33 @@ serve_iperf() {
 
 ready_iperf() {
     listens "$1" -t 5201
+}
+
+# All servers have the same files; uploads go to /upload.
+serve_ftp() {
+    mkdir -p -m 1777 "$dir/files/upload" /run/vsftpd/empty
+    cat >"$dir/$1/vsftpd.conf" <<END
+listen=NO
+listen_ipv6=YES
+background=NO
+anonymous_enable=YES
+no_anon_password=YES
+anon_root=$dir/files
+write_enable=YES
+anon_upload_enable=YES
+anon_umask=022
+connect_from_port_20=YES
+ftpd_banner=$1
+secure_chroot_dir=/run/vsftpd/empty
+seccomp_sandbox=NO
+isolate=NO
+isolate_network=NO
+END
+    background "$1" "$dir/$1/vsftpd.log" vsftpd "$dir/$1/vsftpd.conf"
+}
+
+ready_ftp() {
+    listens "$1" -t 21
 }
 
 # The kernel of this machine may lack IP-in-IP, so a small process takes the inner packets out.

@@ -199,7 +199,7 @@ impl Lab {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Starts `http`, `dns`, `iperf` or `tunnel` on every server.
+    /// Starts `http`, `dns`, `iperf`, `ftp` or `tunnel` on every server.
     pub fn serve(&self, what: &[&str]) {
         self.script(&[&["serve", &self.name], what].concat());
     }

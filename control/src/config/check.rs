@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use dataplane::snapshot::MAX_FTP_PORTS;
 use dataplane::steer::MAX_WORKERS;
 use dpvs_api::{ErrorKind, ForwardMode, Operation};
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Daemon, Eal, Limits, Port, Workers};
+use super::{Config, Daemon, Eal, Helpers, Limits, Port, Workers};
 use crate::registry::{MAX_TIMEOUT, Registry, unicast};
 
 /// Longest path of a Unix socket: 108 bytes with the final zero (unix(7)).
@@ -49,6 +50,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     workers(&config.workers, &mut problems);
     limits(&config.limits, config.workers.number(), &mut problems);
     timeouts(config, &mut problems);
+    helpers(&config.helpers, &mut problems);
     ports(config, &mut problems);
     services(config, &mut problems);
     problems.0
@@ -109,6 +111,18 @@ fn timeouts(config: &Config, problems: &mut Problems) {
     let timeouts = config.timeouts;
     for (name, seconds) in [("tcp", timeouts.tcp), ("tcp_fin", timeouts.tcp_fin), ("udp", timeouts.udp)] {
         problems.range(format!("timeouts.{name}"), seconds as usize, 1..=MAX_TIMEOUT as usize);
+    }
+}
+
+fn helpers(helpers: &Helpers, problems: &mut Problems) {
+    let ports = &helpers.ftp_ports;
+    if ports.len() > MAX_FTP_PORTS {
+        let message = format!("{} ports are too many: give at most {MAX_FTP_PORTS}", ports.len());
+        problems.add("helpers.ftp_ports", message);
+    }
+    for (index, port) in ports.iter().enumerate() {
+        // The server's data connections come from the port below.
+        problems.range(format!("helpers.ftp_ports[{index}]"), usize::from(*port), 2..=65535);
     }
 }
 

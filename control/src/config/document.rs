@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::{Config, ConfigError};
 
 /// The sections, for the error about an unknown one.
-const SECTIONS: &str = "daemon, eal, workers, limits, timeouts, sysctl, ports, services";
+const SECTIONS: &str = "daemon, eal, workers, limits, timeouts, sysctl, helpers, ports, services";
 
 /// A configuration file that is being read.
 pub(super) struct Document<'a> {
@@ -42,6 +42,7 @@ impl<'a> Document<'a> {
                 "limits" => self.section(name, value, &mut config.limits, &mut errors),
                 "timeouts" => self.section(name, value, &mut config.timeouts, &mut errors),
                 "sysctl" => self.section(name, value, &mut config.sysctl, &mut errors),
+                "helpers" => self.section(name, value, &mut config.helpers, &mut errors),
                 "ports" => self.list(name, value, &mut config.ports, &mut errors),
                 "services" => self.list(name, value, &mut config.services, &mut errors),
                 _ => {

@@ -88,6 +88,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Run-time settings by the names of IPVS's sysctls.
     pub sysctl: Sysctls,
+    /// Helpers for protocols that open further connections.
+    pub helpers: Helpers,
     /// Ports, at least one.
     pub ports: Vec<Port>,
     /// Virtual services to begin with.
@@ -208,6 +210,20 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { connections: 1 << 20, services: 1 << 14, servers: 1 << 17 }
+    }
+}
+
+/// Helpers for protocols that open further connections.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Helpers {
+    /// Virtual TCP ports of FTP services in NAT and FULLNAT modes, at most 8. Default 21; none switches the helper off.
+    pub ftp_ports: Vec<u16>,
+}
+
+impl Default for Helpers {
+    fn default() -> Self {
+        Self { ftp_ports: vec![21] }
     }
 }
 

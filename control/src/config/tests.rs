@@ -134,7 +134,7 @@ fn mistakes() {
         (
             "[deamon]\nlog = 'info'\n",
             &["t.toml:1:2: deamon: unknown section: correct or remove it; there are daemon, eal, workers, limits, \
-               timeouts, sysctl, ports, services"],
+               timeouts, sysctl, helpers, ports, services"],
         ),
         (
             "[daemon]\nlog = 'info'\nlogs = 'info'\n",
@@ -238,6 +238,14 @@ fn mistakes() {
                 "t.toml:2:15: limits.connections: 2047 is out of range: give 2048 to 1073741824",
                 "t.toml:3:11: limits.servers: 0 is out of range: give 1 to 4194304",
             ],
+        ),
+        (
+            &format!("[helpers]\nftp_ports = [21, 1]\n{PORT}"),
+            &["t.toml:2:18: helpers.ftp_ports[1]: 1 is out of range: give 2 to 65535"],
+        ),
+        (
+            &format!("[helpers]\nftp_ports = [21, 22, 23, 24, 25, 26, 27, 28, 29]\n{PORT}"),
+            &["t.toml:2:13: helpers.ftp_ports: 9 ports are too many: give at most 8"],
         ),
         (
             &format!("[timeouts]\ntcp = 0\nudp = 2678401\n{PORT}"),
@@ -392,6 +400,7 @@ fn the_sample_shows_every_key() {
         ("[workers]", ""),
         ("[limits]", ""),
         ("[timeouts]", ""),
+        ("[helpers]", ""),
         ("[[ports]]", port),
         ("[[services]]", service),
         ("[[services.servers]]", "address = '192.0.2.1:80'\nmode = 'nat'"),

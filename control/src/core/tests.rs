@@ -34,7 +34,8 @@ async fn with_core<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
         started: Instant::now(),
     };
     let devices = Devices { missed: Box::new(|_| 77), is_link_up: Box::new(|_| true) };
-    let (mut core, handle) = Core::new(Parts { shared: Arc::clone(&shared), kernel: None, fib, devices, facts });
+    let (mut core, handle) =
+        Core::new(Parts { shared: Arc::clone(&shared), kernel: None, fib, devices, ftp_ports: vec![21], facts });
     // The core ends when the bench has dropped its handle.
     tokio::join!(core.run(), test(Bench { shared, fibs, handle }));
 }

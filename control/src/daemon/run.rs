@@ -89,8 +89,9 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let (kernel, fib) = Kernel::start(Arc::clone(&shared), port_kernels(&config, &dpdk)).await?;
     let facts = facts(options, &config, &cores, &dpdk, capacity as u64, started);
     let devices = devices(&dpdk);
+    let ftp_ports = config.helpers.ftp_ports.clone();
     let (mut core, handle) =
-        Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, facts });
+        Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, ftp_ports, facts });
     let values = Sysctls::default().difference(&config.sysctl);
     let settings = [Operation::SetTimeouts { timeouts: config.timeouts }, Operation::SetSysctls { values }];
     core.apply(&settings).await.map_err(DaemonError::Services)?;

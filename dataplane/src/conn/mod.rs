@@ -19,7 +19,7 @@ pub mod wheel;
 mod tests;
 
 pub use entry::{Conn, ConnFlags, ConnId, ConnRecord, Side};
-pub use extra::Extra;
+pub use extra::{Announced, Extra};
 pub use hash::TupleHasher;
 pub use sequence::Sequence;
 pub use table::{Candidate, ConnTable, InsertError};

@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use proto::{Address, Protocol, Tuple};
 
-use super::extra::{Extra, Extras};
+use super::extra::{Announced, Extra, Extras};
 use super::hash::TupleHasher;
 use super::index::{Index, Slot};
 use super::wheel::{Tick, Timer, Wheel};
@@ -34,6 +34,8 @@ const FREE: Protocol = Protocol(0);
 
 /// Packets of a client that are counted.
 const COUNTED: u8 = 9;
+/// Seconds after which a connection that controls others is looked at again (ip_vs_conn.c, ip_vs_conn_expire).
+const HELD_S: u32 = 60;
 
 /// Connections whose removal is overlapped in memory while they expire.
 const EXPIRE_BATCH: usize = 16;
@@ -235,6 +237,16 @@ impl<A: Address> ConnTable<A> {
         }
     }
 
+    /// True when the connection controls others.
+    pub fn is_controller(&self, id: ConnId) -> bool {
+        self.extra(id).is_some_and(|extra| extra.controls > 0)
+    }
+
+    /// What an announced connection that ended since has left behind; to be asked for until there is no more.
+    pub fn pop_ended(&mut self) -> Option<Announced> {
+        self.extras.pop_ended()
+    }
+
     /// Adds a connection that ends once it was idle for `timeout_s` seconds. On an error nothing has changed.
     pub fn insert(&mut self, mut conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
         conn.flags.remove(ConnFlags::EXTRA | ConnFlags::COUNTING);
@@ -301,7 +313,7 @@ impl<A: Address> ConnTable<A> {
         conn
     }
 
-    /// Ends connections whose time has come, after handing each to `on_end`, and returns how many.
+    /// Ends connections whose time has come and that control no others, after handing each to `on_end`, and returns how many.
     ///
     /// At most `budget` entries are visited, those included that live on because they were seen since; the next call
     /// goes on where this one stopped. To be called between bursts: most calls find nothing to do.
@@ -314,6 +326,10 @@ impl<A: Address> ConnTable<A> {
             while !due.is_full()
                 && let Some(id) = self.wheel.next_due(&mut self.entries, until, &mut budget)
             {
+                if self.is_controller(ConnId(id)) {
+                    self.wheel.arm(&mut self.entries, id, HELD_S, now);
+                    continue;
+                }
                 let (inbound, outbound) = self.prefetched_hashes(&self.entries[id as usize]);
                 due.push((ConnId(id), inbound, outbound));
             }

@@ -7,6 +7,7 @@ mod support;
 
 mod defence;
 mod forward;
+mod ftp;
 mod fullnat;
 mod icmp;
 mod lifecycle;

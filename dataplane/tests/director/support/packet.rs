@@ -33,6 +33,8 @@ pub struct Packet {
     pub ipv4_options: Vec<u8>,
     pub ipv6_extensions: Vec<(u8, Vec<u8>)>,
     pub payload: Vec<u8>,
+    /// TCP's sequence and acknowledgement number.
+    pub numbers: (u32, u32),
 }
 
 /// A TCP segment without data.
@@ -63,12 +65,19 @@ fn packet(src: SocketAddr, dst: SocketAddr, transport: Transport) -> Packet {
         ipv4_options: Vec::new(),
         ipv6_extensions: Vec::new(),
         payload: Vec::new(),
+        numbers: (0x1234_5678, 0x9abc_def0),
     }
 }
 
 impl Packet {
     pub fn with_payload(mut self, payload: Vec<u8>) -> Self {
         self.payload = payload;
+        self
+    }
+
+    /// With sequence and acknowledgement number.
+    pub fn with_numbers(mut self, seq: u32, ack: u32) -> Self {
+        self.numbers = (seq, ack);
         self
     }
 
@@ -91,8 +100,8 @@ impl Packet {
                 let fields = tcp::Fields {
                     sport: self.src.port(),
                     dport: self.dst.port(),
-                    seq: 0x1234_5678,
-                    ack: 0x9abc_def0,
+                    seq: self.numbers.0,
+                    ack: self.numbers.1,
                     flags: *flags,
                     window: 0x1000,
                 };
