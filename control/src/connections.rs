@@ -116,7 +116,11 @@ fn stuck(worker: usize) -> ApiError {
 fn connection(record: &ConnRecord, worker: usize) -> Connection {
     let endpoint = |(addr, port)| SocketAddr::new(addr, port);
     Connection {
-        protocol: if record.protocol == proto::Protocol::UDP { Protocol::Udp } else { Protocol::Tcp },
+        protocol: match record.protocol {
+            proto::Protocol::UDP => Protocol::Udp,
+            proto::Protocol::SCTP => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        },
         state: record.state.name().to_owned(),
         mode: match record.mode {
             snapshot::ForwardMode::Nat => ForwardMode::Nat,

@@ -12,6 +12,7 @@ use crate::conn::{Conn, ConnId, Side};
 use crate::fib::Resolution;
 use crate::forward::{nat, tun};
 use crate::ip::{Ip, replace_addresses};
+use crate::ipsec::connection_tuple;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
 use crate::snapshot::{ForwardMode, Snapshot};
@@ -83,10 +84,12 @@ pub(crate) fn receive<Io: WorkerIo, A: Ip>(
     let Some(outer) = quote::<A>(packet, l4 + icmp::HEADER_LEN) else { return Verdict::Punt };
     // The quoted packet went the other way, except that of a tunnel, whose inner packet came from the client.
     let (tuple, tunnelled) = match outer.tuple.protocol {
-        Protocol::TCP | Protocol::UDP => (outer.tuple.reversed(), None),
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP | Protocol::ESP | Protocol::AH => {
+            (connection_tuple(outer.tuple.reversed()), None)
+        }
         protocol if protocol == A::IN_IP && snapshot.fib.is_local(outer.tuple.src.into()) => {
             match quote::<A>(packet, outer.l4) {
-                Some(inner) => (inner.tuple, Some(inner.l3)),
+                Some(inner) => (connection_tuple(inner.tuple), Some(inner.l3)),
                 None => return Verdict::Punt,
             }
         }
@@ -188,11 +191,15 @@ fn rewrite_quoted<A: Ip>(frame: &mut [u8], quoted: &Quote<A>, new: &Tuple<A>) {
     let header = &mut frame[quoted.l3..];
     let addresses = replace_addresses(header, new.src, new.dst);
     A::fix_header(header, addresses);
+    if matches!(quoted.tuple.protocol, Protocol::ESP | Protocol::AH) {
+        return; // No ports.
+    }
     let ports = &mut frame[quoted.l4..quoted.end];
     let delta = nat::replace_ports(ports, new.sport, new.dport).combine(addresses);
     match new.protocol {
         Protocol::TCP if ports.len() >= tcp::CHECKSUM + 2 => delta.apply_at(ports, tcp::CHECKSUM),
         Protocol::UDP if ports.len() >= udp::CHECKSUM + 2 => delta.apply_udp_at(ports, udp::CHECKSUM),
+        // SCTP's covers the whole packet, of which a quote has but the beginning.
         _ => {}
     }
 }

@@ -20,6 +20,7 @@ pub mod helper;
 mod icmp;
 pub mod io;
 pub mod ip;
+mod ipsec;
 mod lifecycle;
 mod limit;
 mod one_packet;

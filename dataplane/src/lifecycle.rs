@@ -1,10 +1,12 @@
-//! Which packets open a connection, and which connections go on (net/netfilter/ipvs: ip_vs_in, tcp_conn_schedule).
+//! Which packets open a connection, and which connections go on (net/netfilter/ipvs: ip_vs_in, tcp_conn_schedule, sctp_conn_schedule).
 
 use proto::state::State;
-use proto::{Protocol, tcp};
+use proto::{Protocol, sctp, tcp};
 
 use crate::conn::Conn;
 use crate::ip::Ip;
+use crate::packet::PacketBuf;
+use crate::pipeline::Job;
 use crate::snapshot::{Presence, Reuse, Snapshot};
 
 /// What becomes of a connection that a client's packet belongs to.
@@ -18,11 +20,10 @@ pub(crate) enum Fate {
     Ends,
 }
 
-/// Decides what becomes of `conn` when its client sends a packet, which has `flags` if it is a TCP segment.
-pub(crate) fn fate<A: Ip>(snapshot: &Snapshot, conn: &Conn<A>, flags: tcp::Flags) -> Fate {
+/// Decides what becomes of `conn` when its client sends a packet that [`begins`] a connection, or one that does not.
+pub(crate) fn fate<A: Ip>(snapshot: &Snapshot, conn: &Conn<A>, begins_anew: bool) -> Fate {
     let settings = &snapshot.settings;
     let presence = snapshot.services.presence(conn.server);
-    let begins_anew = conn.protocol == Protocol::TCP && is_opening(flags);
     if begins_anew {
         let leaves = settings.expire_nodest_conn && presence == Presence::Quiescent;
         let is_over = match settings.reuse {
@@ -42,15 +43,29 @@ pub(crate) fn fate<A: Ip>(snapshot: &Snapshot, conn: &Conn<A>, flags: tcp::Flags
 }
 
 fn has_ended(state: State) -> bool {
-    matches!(state, State::TimeWait | State::Close)
+    matches!(state, State::TimeWait | State::Close | State::SctpClosed)
 }
 
-/// True when a TCP segment with these flags opens a connection if it belongs to none. Other segments are the kernel's,
-/// which answers them with a reset.
-pub(crate) fn opens(snapshot: &Snapshot, flags: tcp::Flags) -> bool {
-    is_opening(flags) || (snapshot.settings.sloppy_tcp && !flags.contains(tcp::Flags::RST))
+/// True for a SYN and for an INIT: the client knows of no connection. UDP has nothing like it.
+pub(crate) fn begins<P: PacketBuf, A>(job: &Job<P, A>) -> bool {
+    let flags = job.ip.flags;
+    match job.ip.tuple.protocol {
+        Protocol::TCP => flags.contains(tcp::Flags::SYN) && !flags.contains(tcp::Flags::RST),
+        Protocol::SCTP => sctp::Event::of(job.segment()) == Some(sctp::Event::Init),
+        _ => false,
+    }
 }
 
-fn is_opening(flags: tcp::Flags) -> bool {
-    flags.contains(tcp::Flags::SYN) && !flags.contains(tcp::Flags::RST)
+/// True when a packet opens a connection if it belongs to none. Others are the kernel's, which answers them with a reset
+/// or an ABORT.
+pub(crate) fn opens<P: PacketBuf, A>(snapshot: &Snapshot, job: &Job<P, A>) -> bool {
+    let settings = &snapshot.settings;
+    begins(job)
+        || match job.ip.tuple.protocol {
+            Protocol::TCP => settings.sloppy_tcp && !job.ip.flags.contains(tcp::Flags::RST),
+            Protocol::SCTP => {
+                settings.sloppy_sctp && sctp::Event::of(job.segment()).is_some_and(|event| event != sctp::Event::Abort)
+            }
+            _ => true,
+        }
 }

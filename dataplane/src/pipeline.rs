@@ -16,7 +16,7 @@ use arrayvec::ArrayVec;
 use proto::checksum::Delta;
 use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
 use proto::state::Direction;
-use proto::{Protocol, Tuple, ethernet, ipv6, plain};
+use proto::{Protocol, Tuple, ethernet, ipv6, plain, sctp};
 
 use crate::conn::{Candidate, Conn, ConnFlags, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
 use crate::counters::WorkerCounters;
@@ -82,6 +82,20 @@ pub(crate) struct Job<P, A> {
     pub waits_for: Option<(PortId, IpAddr, IpAddr)>,
     /// When the packet must leave in fragments: the length in bytes that each may have.
     pub fragment_mtu: Option<u16>,
+}
+
+impl<P: PacketBuf, A> Job<P, A> {
+    /// The frame up to the end of the IP packet, without padding.
+    pub fn ip_mut(&mut self) -> &mut [u8] {
+        let end = usize::from(self.ip.l3) + usize::from(self.ip.len);
+        &mut self.packet.data_mut()[..end]
+    }
+
+    /// The transport header and what follows, up to the end of the IP packet.
+    pub fn segment(&self) -> &[u8] {
+        let end = usize::from(self.ip.l3) + usize::from(self.ip.len);
+        &self.packet.data()[self.ip.l4.into()..end]
+    }
 }
 
 /// A worker's packet path with all that it owns.
@@ -224,7 +238,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
     /// What becomes of a packet; rewrites it on the way.
     fn decide<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
         match job.ip.tuple.protocol {
-            Protocol::TCP | Protocol::UDP => {}
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP => {}
+            Protocol::ESP | Protocol::AH => return self.forward_ipsec(snapshot, job),
             protocol if protocol == A::ICMP => return icmp::receive(self, snapshot, job),
             _ => return Verdict::Punt,
         }
@@ -266,8 +281,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
         let Tuple { dst, dport, protocol, .. } = job.ip.tuple;
         let Some(service) = snapshot.services.find(protocol, dst, dport) else { return Verdict::Punt };
-        if protocol == Protocol::TCP && !lifecycle::opens(snapshot, job.ip.flags) {
-            return Verdict::Punt;
+        if !lifecycle::opens(snapshot, job) {
+            return Verdict::Punt; // The kernel resets or aborts what is left.
         }
         if self.defence.drops_packet() {
             return Verdict::Drop(DropReason::DropPacket);
@@ -287,8 +302,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// A packet from the client of a known connection.
-    fn inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
-        match lifecycle::fate(snapshot, A::table(&mut self.tables).get(id), job.ip.flags) {
+    pub(crate) fn inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
+        match lifecycle::fate(snapshot, A::table(&mut self.tables).get(id), lifecycle::begins(job)) {
             Fate::GoesOn => {}
             Fate::Rests => return Verdict::Drop(DropReason::ServerGone),
             Fate::Ends => {
@@ -339,7 +354,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Sends a server's packet to the connection's client.
-    fn outbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
+    pub(crate) fn outbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
         if job.ip.ttl <= 1 {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
         }
@@ -359,7 +374,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
         let conn = A::table(&mut self.tables).get(id);
         let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
-        nat::forward(job.packet.data_mut(), l3, l4, &conn.translated(Side::Outbound));
+        let new = Tuple { protocol: job.ip.tuple.protocol, ..conn.translated(Side::Outbound) };
+        nat::forward_any(job.ip_mut(), l3, l4, &new);
         self.adjust_data(job, id, Side::Outbound);
         send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
     }
@@ -370,13 +386,19 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(id);
         let before = conn.state;
-        if conn.protocol == Protocol::TCP {
-            let direction = match side {
-                Side::Outbound => Direction::Out,
-                Side::Inbound if conn.mode.sees_replies() => Direction::In,
-                Side::Inbound => Direction::InOnly,
-            };
-            conn.state = self.defence.tcp_next(before, direction, job.ip.flags);
+        let direction = match side {
+            Side::Outbound => Direction::Out,
+            Side::Inbound if conn.mode.sees_replies() => Direction::In,
+            Side::Inbound => Direction::InOnly,
+        };
+        match conn.protocol {
+            Protocol::TCP => conn.state = self.defence.tcp_next(before, direction, job.ip.flags),
+            Protocol::SCTP => {
+                if let Some(event) = sctp::Event::of(job.segment()) {
+                    conn.state = sctp::next(before, direction, event);
+                }
+            }
+            _ => {}
         }
         let (after, server) = (conn.state, conn.server);
         if snapshot.services.is_live(server) {
@@ -524,7 +546,8 @@ pub(crate) fn readdress_inbound<P: PacketBuf, A: Ip>(
     let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
     match conn.mode {
         ForwardMode::Nat | ForwardMode::FullNat => {
-            nat::forward(job.packet.data_mut(), l3, l4, &conn.translated(Side::Inbound));
+            let new = Tuple { protocol: job.ip.tuple.protocol, ..conn.translated(Side::Inbound) };
+            nat::forward_any(job.ip_mut(), l3, l4, &new);
         }
         ForwardMode::DirectRouting => A::decrement_ttl(&mut job.packet.data_mut()[l3..], Delta::ZERO),
         ForwardMode::Tunnel => {

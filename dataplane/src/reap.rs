@@ -114,8 +114,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
             let Some(conn) = table.live(id) else { continue };
             let packets = table.packets(id);
             let goes = match conn.state {
-                State::SynRecv | State::SynAck => true,
-                State::Established | State::Udp => self.reaper.picks(conn, packets, self.now),
+                State::SynRecv | State::SynAck | State::SctpInit1 | State::SctpInit => true,
+                State::Established | State::Udp | State::SctpEstablished => self.reaper.picks(conn, packets, self.now),
                 _ => false,
             };
             if goes && !table.is_controller(id) {

@@ -399,11 +399,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
     }
 
-    /// The state that the first packet leads to; tracking the packet then comes to the same state.
+    /// The state of a connection before its first packet is tracked: with TCP and UDP the one that it leads to.
     fn initial_state<A>(&self, protocol: Protocol, mode: ForwardMode, job: &Job<Io::Packet, A>) -> State {
         match protocol {
             Protocol::TCP if mode.sees_replies() => self.defence.tcp_next(State::None, Direction::In, job.ip.flags),
             Protocol::TCP => self.defence.tcp_next(State::None, Direction::InOnly, job.ip.flags),
+            // Unlike TCP's machine this one counts its steps: tracking the packet is the first.
+            Protocol::SCTP => State::SctpNone,
             _ => State::Udp,
         }
     }

@@ -64,6 +64,8 @@ pub struct Settings {
     pub ftp_ports: ArrayVec<u16, MAX_FTP_PORTS>,
     /// Any TCP segment but a RST opens a connection, not only a SYN.
     pub sloppy_tcp: bool,
+    /// Any SCTP packet but an ABORT opens a connection, not only an INIT.
+    pub sloppy_sctp: bool,
     /// Defences against floods of new connections.
     pub defences: Defences,
 }
@@ -104,7 +106,7 @@ impl ForwardMode {
 /// What identifies a virtual service: where its packets go to, or [their mark](Self::fwmark).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// The virtual address.
     pub vaddr: IpAddr,

@@ -8,6 +8,7 @@
 //! * [`quic`]: connection ids.
 //! * [`toeplitz`]: the hash by which NICs spread flows over receive queues.
 //! * [`client_address`], [`proxy_protocol`]: how a server is told who the client is.
+//! * [`sctp`]: SCTP's header, chunks, checksum and states.
 //! * [`state`]: TCP and UDP connection states, transitions and timeouts, as IPVS has them.
 //! * [`Address`], [`Tuple`]: the one definition of an address family and of a flow's five-tuple.
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ pub mod parse;
 pub mod plain;
 pub mod proxy_protocol;
 pub mod quic;
+pub mod sctp;
 pub mod state;
 pub mod tcp;
 pub mod tcp_options;

@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::bytes::get_u16;
 use crate::checksum::Sum;
-use crate::{Address, Protocol, Tuple, ethernet, ipv4, ipv6, tcp, udp};
+use crate::{Address, Protocol, Tuple, ethernet, ipv4, ipv6, sctp, tcp, udp};
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,8 @@ pub enum Parsed {
 /// An IP packet inside a frame. Offsets count from the start of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpPacket<A> {
-    /// Addresses, protocol and ports. Ports are 0 for anything but TCP and UDP, and in later fragments.
+    /// Addresses, protocol and ports. Ports are 0 for anything but TCP, UDP and SCTP, and in later
+    /// fragments.
     pub tuple: Tuple<A>,
     /// Offset of the IP header.
     pub l3: u16,
@@ -346,6 +347,7 @@ impl Transport {
                     return Err(ParseError::BadUdpLength);
                 }
             }
+            Protocol::SCTP if payload.len() < sctp::HEADER_LEN => return Err(ParseError::Truncated),
             _ => {}
         }
         Ok(())
@@ -355,11 +357,12 @@ impl Transport {
     #[inline(always)]
     fn read(payload: &[u8], protocol: Protocol, fragment: Fragment) -> Transport {
         let is_tcp = protocol == Protocol::TCP;
-        let has_ports = fragment != Fragment::Later && (is_tcp || protocol == Protocol::UDP);
+        let has_ports =
+            fragment != Fragment::Later && matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
         if !has_ports {
             return Transport { sport: 0, dport: 0, flags: tcp::Flags(0), has_ports };
         }
-        // TCP and UDP have their ports at the same place.
+        // All have their ports at the same place.
         let flags = tcp::Flags(if is_tcp { payload[tcp::FLAGS] } else { 0 });
         Transport { sport: get_u16(payload, tcp::SPORT), dport: get_u16(payload, tcp::DPORT), flags, has_ports }
     }

@@ -9,7 +9,7 @@ use crate::{Address, Family, Protocol, Tuple, ethernet, icmp, icmpv6, ipv4, ipv6
 /// A packet inside an ICMP error. Offsets count from the start of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted<A> {
-    /// Addresses, protocol and ports as its sender wrote them; ports are 0 for anything but TCP and UDP.
+    /// Addresses, protocol and ports as its sender wrote them; ports are 0 for anything but TCP, UDP and SCTP.
     pub tuple: Tuple<A>,
     /// Offset of the quoted IP header.
     pub l3: u16,
@@ -56,7 +56,7 @@ pub fn parse_quoted<A: Address>(frame: &[u8], offset: usize) -> Option<Quoted<A>
     let quoted = &packet[..packet.len().min(len)];
     let l4 = quoted.get(header_len..).filter(|l4| l4.len() >= 8)?;
     let (sport, dport) = match protocol {
-        Protocol::TCP | Protocol::UDP => (get_u16(l4, tcp::SPORT), get_u16(l4, tcp::DPORT)),
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => (get_u16(l4, tcp::SPORT), get_u16(l4, tcp::DPORT)),
         _ => (0, 0),
     };
     let l3 = u16::try_from(offset).ok()?;

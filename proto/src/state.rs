@@ -8,7 +8,8 @@ use std::fmt;
 
 use crate::tcp::Flags;
 
-/// State of a connection. The TCP states stand in the order of the columns of [`tcp_next`]'s table.
+/// State of a connection. The TCP states stand in the order of the columns of [`tcp_next`]'s table, those of
+/// SCTP in that of [`sctp::next`](crate::sctp::next)'s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum State {
@@ -36,6 +37,34 @@ pub enum State {
     SynAck,
     /// UDP has this one state.
     Udp,
+    /// SCTP: no packet seen yet.
+    SctpNone,
+    /// SCTP: the client sent its first INIT.
+    SctpInit1,
+    /// SCTP: the client sent INIT again, or over the remains of an old association.
+    SctpInit,
+    /// SCTP: the server answered INIT; the cookie is with the client.
+    SctpCookieSent,
+    /// SCTP: the client sent the cookie back.
+    SctpCookieReplied,
+    /// SCTP: the server sent INIT.
+    SctpCookieWait,
+    /// SCTP: the client answered the server's INIT.
+    SctpCookie,
+    /// SCTP: the server sent the client's cookie back.
+    SctpCookieEchoed,
+    /// SCTP: data may flow in both directions.
+    SctpEstablished,
+    /// SCTP: the server has sent all it had.
+    SctpShutdownSent,
+    /// SCTP: the client has sent all it had.
+    SctpShutdownReceived,
+    /// SCTP: the server confirmed the end.
+    SctpShutdownAckSent,
+    /// SCTP: the client's first INIT was aborted.
+    SctpRejected,
+    /// SCTP: the association ended.
+    SctpClosed,
 }
 
 /// From which side a packet comes, and whether both sides are visible.
@@ -52,7 +81,7 @@ pub enum Direction {
 
 impl State {
     /// How many states there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 26;
 
     /// All states, in the order of their numbers.
     pub const ALL: [State; Self::COUNT] = [
@@ -68,6 +97,20 @@ impl State {
         State::Listen,
         State::SynAck,
         State::Udp,
+        State::SctpNone,
+        State::SctpInit1,
+        State::SctpInit,
+        State::SctpCookieSent,
+        State::SctpCookieReplied,
+        State::SctpCookieWait,
+        State::SctpCookie,
+        State::SctpCookieEchoed,
+        State::SctpEstablished,
+        State::SctpShutdownSent,
+        State::SctpShutdownReceived,
+        State::SctpShutdownAckSent,
+        State::SctpRejected,
+        State::SctpClosed,
     ];
 
     /// The name that `ipvsadm -Lc` prints.
@@ -85,16 +128,30 @@ impl State {
             State::Listen => "LISTEN",
             State::SynAck => "SYNACK",
             State::Udp => "UDP",
+            State::SctpNone => "NONE",
+            State::SctpInit1 => "INIT1",
+            State::SctpInit => "INIT",
+            State::SctpCookieSent => "C-SENT",
+            State::SctpCookieReplied => "C-REPLIED",
+            State::SctpCookieWait => "C-WAIT",
+            State::SctpCookie => "COOKIE",
+            State::SctpCookieEchoed => "C-ECHOED",
+            State::SctpEstablished => "ESTABLISHED",
+            State::SctpShutdownSent => "S-SENT",
+            State::SctpShutdownReceived => "S-RECEIVED",
+            State::SctpShutdownAckSent => "S-ACK-SENT",
+            State::SctpRejected => "REJECTED",
+            State::SctpClosed => "CLOSED",
         }
     }
 
     /// The connection counts as active (`ActiveConn`), not as inactive (`InActConn`), at its server.
     ///
     /// UDP connections are inactive for all their life, as in IPVS: a server's connections start inactive, and only
-    /// TCP's transitions ever change that.
+    /// the transitions of TCP and SCTP ever change that.
     #[inline(always)]
     pub const fn is_active(self) -> bool {
-        matches!(self, State::Established | State::SynSent | State::SynRecv | State::SynAck)
+        matches!(self, State::Established | State::SynSent | State::SynRecv | State::SynAck | State::SctpEstablished)
     }
 }
 
@@ -232,6 +289,20 @@ impl Default for Timeouts {
             State::Listen => 2 * 60,
             State::SynAck => 2 * 60,
             State::Udp => 5 * 60,
+            State::SctpNone => 2,
+            State::SctpInit1 | State::SctpRejected => 4,
+            State::SctpEstablished => 15 * 60,
+            // The longest time between retransmissions, and a second.
+            State::SctpInit
+            | State::SctpCookieSent
+            | State::SctpCookieReplied
+            | State::SctpCookieWait
+            | State::SctpCookie
+            | State::SctpCookieEchoed
+            | State::SctpShutdownSent
+            | State::SctpShutdownReceived
+            | State::SctpShutdownAckSent
+            | State::SctpClosed => 61,
         }))
     }
 }

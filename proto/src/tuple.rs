@@ -18,8 +18,14 @@ impl Protocol {
     pub const UDP: Self = Self(17);
     /// IPv6 in IP (RFC 2473).
     pub const IPV6: Self = Self(41);
+    /// Encapsulating Security Payload (RFC 4303).
+    pub const ESP: Self = Self(50);
+    /// Authentication Header (RFC 4302).
+    pub const AH: Self = Self(51);
     /// Internet Control Message Protocol for IPv6 (RFC 4443).
     pub const ICMPV6: Self = Self(58);
+    /// Stream Control Transmission Protocol (RFC 9260).
+    pub const SCTP: Self = Self(132);
 }
 
 /// Source and destination of a packet, as they stand in its headers. Ports are in host byte order.

@@ -21,6 +21,7 @@ fn check_bounds<A: Address>(frame: &[u8], ip: &IpPacket<A>) {
         _ if ip.fragment == Fragment::Later => 0,
         Protocol::TCP => usize::from(frame[l4 + 12] >> 4) * 4,
         Protocol::UDP => 8,
+        Protocol::SCTP => 12,
         _ => 0,
     };
     assert!(l4 + header_len <= end, "{ip:?}: transport header of {header_len} bytes");
@@ -290,8 +291,8 @@ fn what_is_not_ip_is_left_to_the_kernel() {
 
 #[test]
 fn other_protocols_have_no_ports() {
-    // ICMP, IPv4 in IPv4, GRE, ESP, AH, SCTP.
-    for protocol in [1, 4, 47, 50, 51, 132] {
+    // ICMP, IPv4 in IPv4, GRE, ESP, AH.
+    for protocol in [1, 4, 47, 50, 51] {
         let Ok(Parsed::Ipv4(ip)) = check(&with(v4(false), &[(L3 + 9, protocol)])) else { panic!("{protocol}") };
         assert_eq!((ip.tuple.protocol, ip.tuple.sport, ip.tuple.dport), (Protocol(protocol), 0, 0));
         let Ok(Parsed::Ipv6(ip)) = check(&with(v6(false), &[(L3 + 6, protocol)])) else { panic!("{protocol}") };
@@ -300,6 +301,25 @@ fn other_protocols_have_no_ports() {
     // Nothing at all behind the header.
     let empty = with(v4(false)[..L3 + 20].to_vec(), &[(L3 + 9, 1), (L3 + 3, 20)]);
     assert!(matches!(check(&empty), Ok(Parsed::Ipv4(ip)) if ip.l4 == 34 && ip.len == 20));
+}
+
+#[test]
+fn sctp_has_ports_where_tcp_and_udp_have_them() {
+    const SCTP: (usize, usize, u8) = (L3 + 9, L3 + 6, 132);
+    let ports = |udp| {
+        let Ok(Parsed::Ipv4(ip)) = check(&with(v4(udp), &[])) else { panic!("as it was") };
+        (ip.tuple.sport, ip.tuple.dport)
+    };
+    let Ok(Parsed::Ipv4(ip)) = check(&with(v4(false), &[(SCTP.0, SCTP.2)])) else { panic!("IPv4") };
+    assert_eq!((ip.tuple.protocol, ip.tuple.sport, ip.tuple.dport), (Protocol::SCTP, ports(false).0, ports(false).1));
+    assert_eq!(ip.flags, Flags(0));
+    let Ok(Parsed::Ipv6(ip)) = check(&with(v6(false), &[(SCTP.1, SCTP.2)])) else { panic!("IPv6") };
+    assert_eq!((ip.tuple.protocol, ip.tuple.sport, ip.tuple.dport), (Protocol::SCTP, ports(false).0, ports(false).1));
+    assert!(plain::ipv4(&with(v4(false), &[(SCTP.0, SCTP.2)])).is_none(), "the long way");
+    for cut in [20, 31] {
+        let cut = with(v4(false), &[(SCTP.0, SCTP.2), (L3 + 3, cut)]);
+        assert_eq!(check(&cut), Err(ParseError::Truncated));
+    }
 }
 
 #[test]
@@ -334,7 +354,7 @@ fn martians_are_refused_and_the_kernels_packets_are_not() {
             assert_eq!(parsed.is_err(), refused, "{src} to {dst}: {parsed:?}");
         }
     }
-    // Only TCP and UDP answer themselves endlessly.
+    // Only what has ports answers itself endlessly.
     assert!(check(&with(plain_spec("192.0.2.1", "192.0.2.1", false).build(), &[(L3 + 9, 1)])).is_ok());
 }
 

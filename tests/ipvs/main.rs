@@ -47,6 +47,7 @@ areas! {
     listings,
     nat,
     packets,
+    protocols,
     refused,
     schedulers,
     tcp,

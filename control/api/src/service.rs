@@ -15,17 +15,20 @@ pub enum Protocol {
     Tcp,
     /// User Datagram Protocol.
     Udp,
+    /// Stream Control Transmission Protocol.
+    Sctp,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 2] = [Protocol::Tcp, Protocol::Udp];
+    pub const ALL: [Self; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
     /// The name that the API uses.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
         }
     }
 

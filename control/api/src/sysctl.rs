@@ -123,6 +123,8 @@ settings! {
     expire_nodest_conn = 0, 0 to 1;
     /// Uses the table of TCP states in which only the server makes a connection established. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
     secure_tcp = 0, 0 to 3;
+    /// 1: any SCTP packet but an ABORT opens a connection, not only an INIT
+    sloppy_sctp = 0, 0 to 1;
     /// 1: any TCP segment but a RST opens a connection, not only a SYN
     sloppy_tcp = 0, 0 to 1;
 }
@@ -153,7 +155,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("lblcr_expiration", "entries of lblcr are kept for 24 hours"),
     ("nat_icmp_send", "errors about packets of NAT servers that belong to no connection"),
     ("schedule_icmp", "connections that an ICMP error opens"),
-    ("sloppy_sctp", "SCTP"),
     ("sync_persist_mode", "connection synchronisation"),
     ("sync_ports", "connection synchronisation"),
     ("sync_qlen_max", "connection synchronisation"),

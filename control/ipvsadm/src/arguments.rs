@@ -31,9 +31,13 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// The protocol whose service names count; SCTP's are registered like TCP's.
+    /// The protocol whose service names count.
     fn for_names(self) -> Protocol {
-        if self == Transport::Udp { Protocol::Udp } else { Protocol::Tcp }
+        match self {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+            Transport::Sctp => Protocol::Sctp,
+        }
     }
 }
 

@@ -116,8 +116,8 @@ fn service_id(arguments: &Arguments) -> Result<ServiceId, Failure> {
         Some(ServiceArgument::Address(Transport::Udp, address)) => {
             Ok(ServiceId::Address { protocol: Protocol::Udp, address })
         }
-        Some(ServiceArgument::Address(Transport::Sctp, _)) => {
-            Err(Failure::unsupported("SCTP services (--sctp-service)"))
+        Some(ServiceArgument::Address(Transport::Sctp, address)) => {
+            Ok(ServiceId::Address { protocol: Protocol::Sctp, address })
         }
         Some(ServiceArgument::Fwmark(mark, family)) => Ok(ServiceId::Fwmark { mark, family }),
         None => Err(Failure::usage("illegal virtual server address[:port] specified")),

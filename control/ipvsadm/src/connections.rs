@@ -30,6 +30,7 @@ pub(crate) fn connection(
     let protocol = match connection.protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
     };
     let expires = format!("{:02}:{:02}", connection.expires / 60, connection.expires % 60);
     let name = |address| endpoint(address, connection.protocol, format.numeric, names);

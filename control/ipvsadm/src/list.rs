@@ -98,6 +98,7 @@ fn service_name(id: ServiceId, numeric: bool, names: &dyn Names) -> String {
             let name = match protocol {
                 Protocol::Tcp => "TCP",
                 Protocol::Udp => "UDP",
+                Protocol::Sctp => "SCTP",
             };
             format!("{name:<4} {}", endpoint(address, protocol, numeric, names))
         }

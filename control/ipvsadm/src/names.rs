@@ -1,6 +1,6 @@
 //! Names of hosts and services.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
@@ -24,6 +24,18 @@ pub trait Names {
 pub struct SystemNames {
     /// Listings repeat addresses, and asking DNS is slow.
     hosts: RefCell<HashMap<IpAddr, Option<String>>>,
+    sctp_services: OnceCell<HashMap<u16, String>>,
+}
+
+/// Names of SCTP's ports in `/etc/services`.
+fn sctp_services() -> HashMap<u16, String> {
+    let text = std::fs::read_to_string("/etc/services").unwrap_or_default();
+    let entries = text.lines().filter_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let name = words.next()?;
+        Some((words.next()?.strip_suffix("/sctp")?.parse().ok()?, name.to_owned()))
+    });
+    entries.collect()
 }
 
 impl Names for SystemNames {
@@ -41,6 +53,7 @@ impl Names for SystemNames {
         let (socktype, protocol) = match protocol {
             Protocol::Tcp => (libc::SOCK_STREAM, libc::IPPROTO_TCP),
             Protocol::Udp => (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+            Protocol::Sctp => (libc::SOCK_STREAM, libc::IPPROTO_SCTP),
         };
         let hints = AddrInfoHints { socktype, protocol, address: libc::AF_INET, ..AddrInfoHints::default() };
         let first = getaddrinfo(None, Some(service), Some(hints)).ok()?.next()?.ok()?;
@@ -56,6 +69,10 @@ impl Names for SystemNames {
     }
 
     fn service(&self, l4_port: u16, protocol: Protocol) -> Option<String> {
+        if protocol == Protocol::Sctp {
+            // getnameinfo knows TCP and UDP only.
+            return self.sctp_services.get_or_init(sctp_services).get(&l4_port).cloned();
+        }
         let datagram = if protocol == Protocol::Udp { libc::NI_DGRAM } else { 0 };
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), l4_port);
         let (_, service) = getnameinfo(&address, libc::NI_NUMERICHOST | datagram).ok()?;

@@ -24,6 +24,7 @@ pub(crate) fn save(
                 let option = match protocol {
                     Protocol::Tcp => "-t",
                     Protocol::Udp => "-u",
+                    Protocol::Sctp => "--sctp-service",
                 };
                 format!("{option} {}", endpoint(address, protocol, numeric, names))
             }

@@ -44,6 +44,7 @@ fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
+        Protocol::Sctp => 132,
     }
 }
 

@@ -133,6 +133,11 @@ fn one_packet() {
 }
 
 #[test]
+fn sctp() {
+    replay(include_str!("sessions/sctp.txt"), nothing_else);
+}
+
+#[test]
 fn tunnel() {
     replay(include_str!("sessions/tunnel.txt"), nothing_else);
 }

@@ -194,9 +194,9 @@ fn mistakes() {
             ],
         ),
         (
-            "[[services]]\nprotocol = 'sctp'\naddress = '192.0.2.10:80'\nschedular = 'rr'\n[[ports]]\nname = 1\n",
+            "[[services]]\nprotocol = 'dccp'\naddress = '192.0.2.10:80'\nschedular = 'rr'\n[[ports]]\nname = 1\n",
             &[
-                "t.toml:2:12: services[0].protocol: unknown variant `sctp`, expected `tcp` or `udp`",
+                "t.toml:2:12: services[0].protocol: unknown variant `dccp`, expected one of `tcp`, `udp`, `sctp`",
                 "t.toml:6:8: ports[0].name: invalid type: integer `1`, expected a string",
             ],
         ),

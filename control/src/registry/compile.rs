@@ -69,6 +69,7 @@ fn protocol(protocol: Protocol) -> proto::Protocol {
     match protocol {
         Protocol::Tcp => proto::Protocol::TCP,
         Protocol::Udp => proto::Protocol::UDP,
+        Protocol::Sctp => proto::Protocol::SCTP,
     }
 }
 

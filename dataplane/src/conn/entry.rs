@@ -69,7 +69,7 @@ pub struct Conn<A> {
     pub dport: u16,
     /// Port that the server sees as its client's.
     pub lport: u16,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// How packets reach the server.
     pub mode: ForwardMode,
@@ -152,7 +152,9 @@ impl<A: Address> Conn<A> {
     /// the director.
     pub fn timeout(&self, snapshot: &Snapshot) -> u32 {
         let of_service = || snapshot.services.find(self.protocol, self.vaddr, self.vport)?.timeout;
-        match self.flags.contains(ConnFlags::OWN_TIMEOUT) && matches!(self.state, State::Established | State::Udp) {
+        match self.flags.contains(ConnFlags::OWN_TIMEOUT)
+            && matches!(self.state, State::Established | State::Udp | State::SctpEstablished)
+        {
             true => of_service(),
             false => None,
         }
@@ -208,7 +210,7 @@ impl<A> Timed for Conn<A> {
 /// A connection without its bookkeeping, for listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnRecord {
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// State of the protocol's machine.
     pub state: State,

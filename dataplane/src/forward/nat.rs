@@ -1,7 +1,7 @@
 //! Address and port translation for NAT and FULLNAT.
 
 use proto::checksum::Delta;
-use proto::{Protocol, Tuple, tcp, udp};
+use proto::{Protocol, Tuple, sctp, tcp, udp};
 
 use crate::ip::{Ip, replace_addresses};
 
@@ -23,6 +23,20 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], l3: usize, l4: usize, new: &Tuple<A>) {
     let addresses = replace_addresses(header, new.src, new.dst);
     A::fix_header(header, addresses);
     rewrite_transport(frame, l4, new, addresses);
+}
+
+/// [`forward`] for any protocol: `packet` begins with the Ethernet header and ends where the IP packet does. Protocols
+/// without ports keep all but their addresses.
+pub fn forward_any<A: Ip>(packet: &mut [u8], l3: usize, l4: usize, new: &Tuple<A>) {
+    if matches!(new.protocol, Protocol::TCP | Protocol::UDP) {
+        return forward(packet, l3, l4, new);
+    }
+    let header = &mut packet[l3..];
+    let addresses = replace_addresses(header, new.src, new.dst);
+    A::decrement_ttl(header, addresses);
+    if new.protocol == Protocol::SCTP {
+        sctp::replace_ports(&mut packet[l4..], new.sport, new.dport);
+    }
 }
 
 /// Writes the ports, and the checksum that covers them and the addresses.

@@ -85,6 +85,8 @@ fn assert_unchanged(ip: &SeenIp, sent: &Packet) {
             assert_eq!(ip.protocol, 17);
             assert_eq!(ip.udp_checksum != 0, *has_checksum, "UDP checksum {:#06x}", ip.udp_checksum);
         }
+        Transport::Sctp { damage } => assert_eq!((ip.protocol, ip.sctp_damage), (132, *damage)),
+        Transport::Other(protocol) => assert_eq!(ip.protocol, protocol.0),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod icmp;
 pub mod listings;
 pub mod nat;
 pub mod packets;
+pub mod protocols;
 pub mod refused;
 pub mod schedulers;
 pub mod tcp;

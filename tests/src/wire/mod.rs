@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-pub use packet::{Kind, Packet, icmp, icmp_error, ipip, raw, tcp, udp};
+pub use packet::{Kind, Packet, icmp, icmp_error, ipip, raw, sctp, tcp, udp};
 pub use show::{addresses, describe};
 
 use crate::lab::program;

@@ -21,6 +21,7 @@ pub struct Packet {
 enum Body {
     Tcp { flags: u8, seq: u32, ack: u32, options: Vec<u8>, payload: Vec<u8> },
     Udp { payload: Vec<u8>, checksum: bool },
+    Sctp { chunks: Vec<u8> },
     Icmp { kind: Kind, quoted: Quoted },
     Tunnel(Box<Packet>),
     Raw { protocol: u8, bytes: Vec<u8> },
@@ -64,6 +65,11 @@ pub fn tcp(from: &str, to: &str, flags: &str) -> Packet {
 /// A UDP datagram with `length` bytes.
 pub fn udp(from: &str, to: &str, length: usize) -> Packet {
     Packet::new(from, to, Body::Udp { payload: filler(length), checksum: true })
+}
+
+/// An SCTP packet with these chunks.
+pub fn sctp(from: &str, to: &str, chunks: &[u8]) -> Packet {
+    Packet::new(from, to, Body::Sctp { chunks: chunks.to_vec() })
 }
 
 /// An ICMP or ICMPv6 message with `length` bytes after its header.
@@ -122,11 +128,12 @@ impl Packet {
         self
     }
 
-    /// Payload of TCP or UDP; what follows the header of an ICMP message.
+    /// Payload of TCP or UDP, chunks of SCTP; what follows the header of an ICMP message.
     pub fn payload(mut self, bytes: &[u8]) -> Self {
         match &mut self.body {
             Body::Tcp { payload, .. } | Body::Udp { payload, .. } => *payload = bytes.to_vec(),
             Body::Icmp { quoted, .. } => *quoted = Quoted::Bytes(bytes.to_vec()),
+            Body::Sctp { chunks } => *chunks = bytes.to_vec(),
             Body::Raw { bytes: all, .. } => *all = bytes.to_vec(),
             Body::Tunnel(_) => {}
         }
@@ -258,6 +265,16 @@ impl Packet {
                 }
                 (17, bytes)
             }
+            Body::Sctp { chunks } => {
+                bytes.extend(from.port().to_be_bytes());
+                bytes.extend(to.port().to_be_bytes());
+                bytes.extend([0x5c; 4]);
+                bytes.extend([0; 4]);
+                bytes.extend(chunks);
+                let checksum = crc32c(&bytes).to_le_bytes();
+                bytes[8..12].copy_from_slice(&checksum);
+                (132, bytes)
+            }
             Body::Icmp { kind, quoted } => {
                 let (kind, code, rest) = kind.numbers(from.is_ipv6());
                 bytes.extend([kind, code, 0, 0]);
@@ -341,6 +358,13 @@ impl Kind {
             (Kind::Other { kind, code, rest }, _) => (kind, code, rest),
         }
     }
+}
+
+/// SCTP's checksum (RFC 9260 appendix A), bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 })
+    })
 }
 
 /// The pseudo header of TCP, UDP and ICMPv6 without the length, which [`put_checksum`] adds.

@@ -209,9 +209,13 @@ impl Names for FixedNames {
     }
 }
 
-/// HTTP has no UDP port in /etc/services.
+/// HTTP has no UDP port in /etc/services, and SCTP none at all.
 fn is_registered(l4_port: u16, protocol: Protocol) -> bool {
-    protocol == Protocol::Tcp || l4_port != 80
+    match protocol {
+        Protocol::Tcp => true,
+        Protocol::Udp => l4_port != 80,
+        Protocol::Sctp => false,
+    }
 }
 
 /// Runs a command line; returns standard output and standard error together, and the exit status.

@@ -28,6 +28,8 @@ pub struct SeenIp {
     pub flags: u8,
     /// UDP's checksum.
     pub udp_checksum: u16,
+    /// By which bits SCTP's checksum is wrong.
+    pub sctp_damage: u32,
     /// IPv4 options or IPv6 extension headers.
     pub options: Vec<u8>,
     /// Behind the transport header with its options; the whole of it in ICMP; all data in fragments.
@@ -55,6 +57,7 @@ const UDP: u8 = 17;
 const IPV6: u8 = 41;
 const FRAGMENT: u8 = 44;
 const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
 
 fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from(bytes[at]) << 8 | u16::from(bytes[at + 1])
@@ -72,6 +75,13 @@ fn ones_complement_sum(parts: &[&[u8]]) -> u16 {
         }
     }
     sum as u16
+}
+
+/// RFC 9260 appendix A, bit by bit.
+pub fn crc32c(parts: &[&[u8]]) -> u32 {
+    !parts.concat().iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 })
+    })
 }
 
 fn octets(addr: IpAddr) -> Vec<u8> {
@@ -164,6 +174,7 @@ fn check_ip(bytes: &[u8], is_whole: bool) -> SeenIp {
         fragment,
         flags: 0,
         udp_checksum: 0,
+        sctp_damage: 0,
         options: bytes[options_from..header_len].to_vec(),
         payload: data.to_vec(),
         inner: None,
@@ -193,6 +204,16 @@ fn check_ip(bytes: &[u8], is_whole: bool) -> SeenIp {
                 assert!(seen.udp_checksum == 0 || sum == 0xffff, "UDP checksum {:#06x}", seen.udp_checksum);
                 seen.payload = data[8..].to_vec();
             }
+        }
+        SCTP => {
+            seen.src.set_port(word(data, 0));
+            seen.dst.set_port(word(data, 2));
+            if is_cut {
+                return seen;
+            }
+            let checksum = u32::from_le_bytes(data[8..12].try_into().expect("4 bytes"));
+            seen.sctp_damage = checksum ^ crc32c(&[&data[..8], &[0; 4], &data[12..]]);
+            seen.payload = data[12..].to_vec();
         }
         ICMP if is_whole => assert_eq!(ones_complement_sum(&[data]), 0xffff, "ICMP checksum"),
         ICMPV6 if is_whole => assert_eq!(ones_complement_sum(&[&pseudo, data]), 0xffff, "ICMPv6 checksum"),

@@ -8,6 +8,8 @@ use proto::ethernet::{self, EtherType};
 use proto::tcp::Flags;
 use proto::{Protocol, ipv4, ipv6, tcp, udp};
 
+use super::check::crc32c;
+
 /// What is above IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -19,6 +21,12 @@ pub enum Transport {
     Udp {
         has_checksum: bool,
     },
+    /// SCTP with this common header's checksum damaged by so many bits; the payload is its chunks.
+    Sctp {
+        damage: u32,
+    },
+    /// A protocol without ports.
+    Other(Protocol),
 }
 
 /// An IP packet with TCP or UDP.
@@ -45,6 +53,16 @@ pub fn tcp(src: SocketAddr, dst: SocketAddr, flags: Flags) -> Packet {
 /// A UDP datagram with some data.
 pub fn udp(src: SocketAddr, dst: SocketAddr) -> Packet {
     packet(src, dst, Transport::Udp { has_checksum: true }).with_payload(b"datagram".to_vec())
+}
+
+/// An SCTP packet.
+pub fn sctp(src: SocketAddr, dst: SocketAddr, chunks: &[u8]) -> Packet {
+    packet(src, dst, Transport::Sctp { damage: 0 }).with_payload(chunks.to_vec())
+}
+
+/// A packet of another protocol.
+pub fn other(protocol: Protocol, src: IpAddr, dst: IpAddr, payload: &[u8]) -> Packet {
+    packet(SocketAddr::new(src, 0), SocketAddr::new(dst, 0), Transport::Other(protocol)).with_payload(payload.to_vec())
 }
 
 /// The first packet of a connection of this protocol.
@@ -90,6 +108,8 @@ impl Packet {
         match self.transport {
             Transport::Tcp { .. } => Protocol::TCP,
             Transport::Udp { .. } => Protocol::UDP,
+            Transport::Sctp { .. } => Protocol::SCTP,
+            Transport::Other(protocol) => protocol,
         }
     }
 
@@ -117,6 +137,14 @@ impl Packet {
                 udp::emit(&mut header, self.src.port(), self.dst.port(), len);
                 header
             }
+            Transport::Sctp { damage } => {
+                let ports = [self.src.port().to_be_bytes(), self.dst.port().to_be_bytes()].concat();
+                let mut bytes = [&ports[..], &[0x5c; 4], &[0; 4], &self.payload].concat();
+                let checksum = crc32c(&[&bytes]) ^ damage;
+                bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+                return bytes;
+            }
+            Transport::Other(_) => return self.payload.clone(),
         };
         bytes.extend(&self.payload);
         let pseudo = match (self.src.ip(), self.dst.ip()) {
@@ -132,6 +160,7 @@ impl Packet {
                 let checksum = if checksum == 0 { 0xffff } else { checksum };
                 bytes[udp::CHECKSUM..][..2].copy_from_slice(&checksum.to_be_bytes());
             }
+            Transport::Sctp { .. } | Transport::Other(_) => {}
         }
         bytes
     }
