@@ -70,7 +70,8 @@ impl<T: Send + 'static> Control<T> {
             started: Instant::now(),
         };
         let devices = Devices { missed: Box::new(|_| 0), is_link_up: Box::new(|_| true) };
-        let parts = Parts { shared: Arc::clone(&director.shared), kernel: None, fib, devices, facts };
+        let parts =
+            Parts { shared: Arc::clone(&director.shared), kernel: None, fib, devices, ftp_ports: Vec::new(), facts };
         let its_switch = Arc::clone(&switch);
         let thread = std::thread::spawn(move || {
             core_affinity::set_for_current(CoreId { id: cpu });
