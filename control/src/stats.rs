@@ -339,6 +339,7 @@ pub fn workers(shared: &Shared, cores: &[usize], capacity: u64) -> Vec<WorkerSta
             punted: c.punted.get(),
             icmp_sent: c.icmp_sent.get(),
             reaped: c.reaped.get(),
+            reassembled: c.reassembled.get(),
             drops,
         }
     };

@@ -129,6 +129,14 @@ pub struct WorkerCounters {
     pub icmp_sent: Counter,
     /// Segments of this worker's own that it put into connections.
     pub inserted: Counter,
+    /// Packets put together from fragments.
+    pub reassembled: Counter,
+    /// The fragments that they were put together from.
+    pub fragments: Counter,
+    /// Packets that left in fragments.
+    pub fragmented: Counter,
+    /// The fragments that were made.
+    pub fragments_made: Counter,
     /// Turns of the poll loop.
     pub polls: Counter,
     /// Turns that found at least one packet.
@@ -162,6 +170,10 @@ impl WorkerCounters {
             steered: Counter::default(),
             icmp_sent: Counter::default(),
             inserted: Counter::default(),
+            reassembled: Counter::default(),
+            fragments: Counter::default(),
+            fragmented: Counter::default(),
+            fragments_made: Counter::default(),
             polls: Counter::default(),
             busy_polls: Counter::default(),
             reaped: Counter::default(),

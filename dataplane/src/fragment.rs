@@ -1,15 +1,12 @@
-//! Fragments of packets that are too large for their way out: IPv4 packets that allow it, and IPv6 tunnel packets.
+//! Fragments of packets that are too large for their way out: IPv4 packets that allow it, IPv6 tunnel packets, and packets
+//! that came in fragments.
 
 use proto::checksum::Sum;
-use proto::{ethernet, ipv4, ipv6};
+use proto::{ethernet, fragment, ipv4, ipv6};
 
-use crate::PortId;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::Pipeline;
 use crate::verdict::DropReason;
-
-/// Length of IPv6's fragment header (RFC 8200 section 4.5).
-const FRAGMENT_HEADER_LEN: usize = 8;
 
 /// A fragment's place in its packet.
 struct Place {
@@ -19,17 +16,28 @@ struct Place {
 }
 
 impl<Io: WorkerIo> Pipeline<Io> {
-    /// Sends an IP packet, Ethernet header included, in fragments of at most `mtu` bytes each. IPv6 extension headers
-    /// become part of the payload: a tunnel header has none.
-    pub(crate) fn transmit_fragments(&mut self, port: PortId, packet: Io::Packet, mtu: u16) {
+    /// Hands the IP packet in `frame`, Ethernet header included, to `out` in fragments of at most `mtu` bytes each; as it is
+    /// if it fits.
+    pub(crate) fn fragment(&mut self, frame: &[u8], mtu: u16, mut out: impl FnMut(&mut Self, Io::Packet)) {
         let ip_id = self.next_ip_id();
-        let frame = packet.data();
         let ip = &frame[ethernet::HEADER_LEN..];
         let is_v4 = ip[0] >> 4 == 4;
-        let (header_len, total_len, added) = match is_v4 {
-            true => (usize::from(ip[0] & 0x0f) * 4, word(ip, ipv4::TOTAL_LEN), 0),
-            false => (ipv6::HEADER_LEN, ipv6::HEADER_LEN + word(ip, ipv6::PAYLOAD_LEN), FRAGMENT_HEADER_LEN),
+        let (header_len, total_len, next_header, added) = match is_v4 {
+            true => (usize::from(ip[0] & 0x0f) * 4, word(ip, ipv4::TOTAL_LEN), 0, 0),
+            false => {
+                let Some((header_len, next_header)) = fragment::unfragmentable(ip) else {
+                    return self.count_drop(DropReason::ExtensionHeaders);
+                };
+                let total_len = ipv6::HEADER_LEN + word(ip, ipv6::PAYLOAD_LEN);
+                (header_len, total_len, next_header, fragment::HEADER_LEN)
+            }
         };
+        if total_len <= usize::from(mtu) {
+            return match self.copy_of(&frame[..ethernet::HEADER_LEN + total_len]) {
+                Some(packet) => out(self, packet),
+                None => self.count_drop(DropReason::NoBuffer),
+            };
+        }
         let payload = &ip[header_len..total_len];
         // All but the last carry a multiple of 8 bytes.
         let step = usize::from(mtu).saturating_sub(header_len + added) & !7;
@@ -37,22 +45,35 @@ impl<Io: WorkerIo> Pipeline<Io> {
             return self.count_drop(DropReason::TooBig);
         }
         for (index, part) in payload.chunks(step).enumerate() {
-            let Some(mut fragment) = self.io.allocate() else { return self.count_drop(DropReason::NoBuffer) };
-            if !fragment.append(ethernet::HEADER_LEN + header_len + added + part.len()) {
+            let Some(mut packet) = self.io.allocate() else { return self.count_drop(DropReason::NoBuffer) };
+            if !packet.append(ethernet::HEADER_LEN + header_len + added + part.len()) {
                 return self.count_drop(DropReason::NoBuffer);
             }
             let offset = index * step;
             let place = Place { offset, is_last: offset + part.len() == payload.len() };
             let headers = ethernet::HEADER_LEN + header_len;
-            let out = fragment.data_mut();
-            out[..headers].copy_from_slice(&frame[..headers]);
-            out[headers + added..].copy_from_slice(part);
+            let bytes = packet.data_mut();
+            bytes[..headers].copy_from_slice(&frame[..headers]);
+            bytes[headers + added..].copy_from_slice(part);
+            let headers = &mut bytes[ethernet::HEADER_LEN..headers + added];
             match is_v4 {
-                true => finish_v4(&mut out[ethernet::HEADER_LEN..headers], part.len(), &place),
-                false => finish_v6(&mut out[ethernet::HEADER_LEN..headers + added], part.len(), &place, ip_id),
+                true => finish_v4(headers, part.len(), &place),
+                false => finish_v6(headers, next_header, part.len(), &place, ip_id),
             }
-            self.transmit(port, fragment);
+            self.counters().fragments_made.add(1);
+            out(self, packet);
         }
+        self.counters().fragmented.add(1);
+    }
+
+    /// A copy of `frame` in a buffer of its own.
+    pub(crate) fn copy_of(&mut self, frame: &[u8]) -> Option<Io::Packet> {
+        let mut packet = self.io.allocate()?;
+        if !packet.append(frame.len()) {
+            return None;
+        }
+        packet.data_mut().copy_from_slice(frame);
+        Some(packet)
     }
 }
 
@@ -70,23 +91,20 @@ fn finish_v4(header: &mut [u8], part_len: usize, place: &Place) {
     let offset = (whole & ipv4::OFFSET_MASK) + (place.offset / 8) as u16;
     let total_len = (header.len() + part_len) as u16;
     header[2..4].copy_from_slice(&total_len.to_be_bytes());
-    header[6..8].copy_from_slice(&(more | offset).to_be_bytes());
+    header[6..8].copy_from_slice(&(whole & ipv4::DONT_FRAGMENT | more | offset).to_be_bytes());
     header[ipv4::CHECKSUM..ipv4::CHECKSUM + 2].fill(0);
     let checksum = Sum::ZERO.add_bytes(header).finish();
     header[ipv4::CHECKSUM..ipv4::CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// The same for IPv6; the room for the fragment header is the end of `headers`.
-fn finish_v6(headers: &mut [u8], part_len: usize, place: &Place, id: u32) {
-    let (ip, fragment) = headers.split_at_mut(ipv6::HEADER_LEN);
-    let payload_len = (FRAGMENT_HEADER_LEN + part_len) as u16;
-    ip[ipv6::PAYLOAD_LEN..ipv6::PAYLOAD_LEN + 2].copy_from_slice(&payload_len.to_be_bytes());
-    fragment[0] = std::mem::replace(&mut ip[ipv6::NEXT_HEADER], ipv6::FRAGMENT);
-    fragment[1] = 0;
-    // The offset counts units of 8 bytes and stands 3 bits up: it is the number of bytes.
-    let offset = place.offset as u16 | u16::from(!place.is_last);
-    fragment[2..4].copy_from_slice(&offset.to_be_bytes());
-    fragment[4..8].copy_from_slice(&id.to_be_bytes());
+/// The same for IPv6; the room for the fragment header is the end of `headers`, and `next_header` is the place of the byte
+/// that announces it.
+fn finish_v6(headers: &mut [u8], next_header: usize, part_len: usize, place: &Place, id: u32) {
+    let (headers, header) = headers.split_at_mut(headers.len() - fragment::HEADER_LEN);
+    let payload_len = (headers.len() - ipv6::HEADER_LEN + fragment::HEADER_LEN + part_len) as u16;
+    headers[ipv6::PAYLOAD_LEN..ipv6::PAYLOAD_LEN + 2].copy_from_slice(&payload_len.to_be_bytes());
+    let kind = std::mem::replace(&mut headers[next_header], ipv6::FRAGMENT);
+    fragment::emit(header, kind, place.offset as u16, !place.is_last, id);
 }
 
 /// Overwrites with "no operation" the options that only the first fragment carries (RFC 791 section 3.1: copied flag 0).

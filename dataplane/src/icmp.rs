@@ -15,6 +15,7 @@ use crate::ip::{Ip, replace_addresses};
 use crate::ipsec::connection_tuple;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
+use crate::reassembly::Carrier;
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 use crate::way::{address_frame, fit, send, way_to_client, way_to_server};
@@ -24,6 +25,8 @@ use crate::way::{address_frame, fit, send, way_to_client, way_to_server};
 pub enum IcmpError {
     /// Time to live or hop limit exceeded in transit.
     TimeExceeded,
+    /// Not all fragments of a packet came in time.
+    ReassemblyTimeExceeded,
     /// No server takes the connection.
     PortUnreachable,
     /// The packet does not fit; the largest that does, in bytes.
@@ -34,11 +37,15 @@ impl IcmpError {
     fn fields<A: Ip>(self) -> ErrorFields {
         let (message_type, code, rest) = match (A::FAMILY, self) {
             (Family::V4, IcmpError::TimeExceeded) => (icmp::TIME_EXCEEDED, icmp::TTL_EXCEEDED, 0),
+            (Family::V4, IcmpError::ReassemblyTimeExceeded) => (icmp::TIME_EXCEEDED, icmp::REASSEMBLY_TIME_EXCEEDED, 0),
             (Family::V4, IcmpError::PortUnreachable) => (icmp::DESTINATION_UNREACHABLE, icmp::PORT_UNREACHABLE, 0),
             (Family::V4, IcmpError::TooBig(mtu)) => {
                 (icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu.into())
             }
             (Family::V6, IcmpError::TimeExceeded) => (icmpv6::TIME_EXCEEDED, icmpv6::HOP_LIMIT_EXCEEDED, 0),
+            (Family::V6, IcmpError::ReassemblyTimeExceeded) => {
+                (icmpv6::TIME_EXCEEDED, icmpv6::REASSEMBLY_TIME_EXCEEDED, 0)
+            }
             (Family::V6, IcmpError::PortUnreachable) => (icmpv6::DESTINATION_UNREACHABLE, icmpv6::PORT_UNREACHABLE, 0),
             (Family::V6, IcmpError::TooBig(mtu)) => (icmpv6::PACKET_TOO_BIG, 0, mtu.into()),
         };
@@ -244,7 +251,7 @@ fn relay_from_tunnel<Io: WorkerIo, A: Ip>(
     count(pipeline, &conn, Side::Inbound, job.ip.len);
     match emit(&mut pipeline.io, snapshot, conn.vaddr, ErrorFields { rest, ..error }, inner) {
         Ok((port, packet)) => {
-            job.packet = packet;
+            job.packet = Carrier::Frame(packet);
             Verdict::Transmit(port)
         }
         Err(reason) => Verdict::Drop(reason),

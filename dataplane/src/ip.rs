@@ -40,6 +40,8 @@ pub trait Ip: Address {
     fn decrement_ttl(header: &mut [u8], delta: Delta);
     /// Corrects the header's own checksum, if the version has one, after a change of its fields.
     fn fix_header(header: &mut [u8], delta: Delta);
+    /// Gives the packet another identification, if the version's header has one.
+    fn renumber(header: &mut [u8], id: u16);
     /// True when routers may fragment the packet.
     fn may_fragment(header: &[u8]) -> bool;
     /// Length of an ICMP error about an IP packet of `len` bytes.
@@ -75,6 +77,12 @@ impl Ip for Ipv4Addr {
     #[inline(always)]
     fn fix_header(header: &mut [u8], delta: Delta) {
         delta.apply_at(header, ipv4::CHECKSUM);
+    }
+
+    fn renumber(header: &mut [u8], id: u16) {
+        let old = u16::from_be_bytes([header[ipv4::ID], header[ipv4::ID + 1]]);
+        header[ipv4::ID..ipv4::ID + 2].copy_from_slice(&id.to_be_bytes());
+        Delta::ZERO.replace_u16(old, id).apply_at(header, ipv4::CHECKSUM);
     }
 
     #[inline(always)]
@@ -129,6 +137,8 @@ impl Ip for Ipv6Addr {
 
     #[inline(always)]
     fn fix_header(_header: &mut [u8], _delta: Delta) {}
+
+    fn renumber(_header: &mut [u8], _id: u16) {}
 
     #[inline(always)]
     fn may_fragment(_header: &[u8]) -> bool {

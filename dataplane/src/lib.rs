@@ -28,6 +28,7 @@ mod output;
 pub mod packet;
 pub mod pipeline;
 mod reap;
+pub mod reassembly;
 mod schedule;
 pub mod shared;
 pub mod snapshot;

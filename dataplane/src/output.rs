@@ -12,6 +12,7 @@ use crate::fib::{Fib, Resolution};
 use crate::ip::Ip;
 use crate::packet::{Burst, PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
+use crate::reassembly::Carrier;
 use crate::verdict::DropReason;
 use crate::way::address_frame;
 
@@ -95,6 +96,23 @@ impl<Io: WorkerIo> Pipeline<Io> {
     /// Keeps a packet until its next hop is known and asks the kernel to find it.
     pub(crate) fn wait<A: Ip>(&mut self, job: Job<Io::Packet, A>) {
         let Some((port, next_hop, dst)) = job.waits_for else { return self.count_drop(DropReason::NoRoute) };
+        let Job { packet, hash, fragment_mtu, .. } = job;
+        // Fragments of a packet that was put together say themselves whether they may be.
+        let is_fragmentable = fragment_mtu.is_some() && packet.largest_fragment().is_none();
+        let flow = hash as u32;
+        let deadline = Tick(self.now.0 + WAIT_TICKS);
+        let waiting = |packet| Waiting { packet, port, next_hop, dst, flow, is_fragmentable, deadline };
+        match packet {
+            Carrier::Frame(packet) => self.push_waiting(waiting(packet)),
+            Carrier::Whole(whole) => {
+                let mtu = fragment_mtu.unwrap_or(u16::MAX);
+                self.fragment(whole.data(), mtu, |this, part| this.push_waiting(waiting(part)));
+            }
+        }
+    }
+
+    fn push_waiting(&mut self, packet: Waiting<Io::Packet>) {
+        let Waiting { port, next_hop, .. } = packet;
         let waiting = &mut self.output.waiting;
         let for_this = waiting.iter().filter(|w| w.next_hop == next_hop && w.port == port).count();
         if waiting.len() >= WAITING || for_this >= WAITING_PER_NEIGHBOUR {
@@ -104,15 +122,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             // A full queue is no loss: the request is repeated while the packet waits.
             let _ = self.shared.resolve.push((port, next_hop));
         }
-        waiting.push_back(Waiting {
-            packet: job.packet,
-            port,
-            next_hop,
-            dst,
-            flow: job.hash as u32,
-            is_fragmentable: job.fragment_mtu.is_some(),
-            deadline: Tick(self.now.0 + WAIT_TICKS),
-        });
+        waiting.push_back(packet);
     }
 
     /// Sends waiting packets whose next hop is known by now and gives up those that waited too long. Looks at them only
@@ -162,7 +172,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if is_padded || ip.len() <= usize::from(mtu) {
             self.transmit(port, packet);
         } else if is_fragmentable || is_v4 && Ipv4Addr::may_fragment(ip) {
-            self.transmit_fragments(port, packet, mtu);
+            self.fragment(packet.data(), mtu, |this, part| this.transmit(port, part));
         } else {
             self.count_drop(DropReason::TooBig);
         }

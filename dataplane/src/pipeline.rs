@@ -30,6 +30,7 @@ use crate::limit::RateLimit;
 use crate::output::Output;
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
 use crate::reap::Reaper;
+use crate::reassembly::{Carrier, Fragments};
 use crate::schedule::Scheduling;
 use crate::shared::Shared;
 use crate::snapshot::{ForwardMode, Snapshot};
@@ -63,15 +64,15 @@ pub(crate) struct Met<A> {
 
 /// How a burst came here.
 #[derive(Clone, Copy)]
-struct Origin {
-    ingress: PortId,
+pub(crate) struct Origin {
+    pub ingress: PortId,
     /// The workers that had it before, a bit each.
-    tried: u64,
+    pub tried: u64,
 }
 
 /// A packet on the long way.
 pub(crate) struct Job<P, A> {
-    pub packet: P,
+    pub packet: Carrier<P>,
     pub ip: IpPacket<A>,
     pub ingress: PortId,
     /// The workers that had the packet before, a bit each.
@@ -110,6 +111,7 @@ pub struct Pipeline<Io: WorkerIo> {
     pub(crate) output: Output<Io::Packet>,
     pub(crate) defence: Defence,
     pub(crate) reaper: Reaper,
+    pub(crate) fragments: Fragments<Io::Packet>,
     pub(crate) icmp_limit: RateLimit,
     pub(crate) now: Tick,
     /// Identification of the last tunnel header or IPv6 fragment.
@@ -141,6 +143,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             output: Output::new(shared.limits.ports),
             defence: Defence::default(),
             reaper: Reaper::new(seed[1]),
+            fragments: Fragments::new(),
             shared,
             io,
             links,
@@ -175,7 +178,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             match self.admit(snapshot, ingress, &packet) {
                 Ok(Parsed::Ipv4(ip)) => v4.add(&self.tables.v4, packet, ip),
                 Ok(Parsed::Ipv6(ip)) => v6.add(&self.tables.v6, packet, ip),
-                Ok(Parsed::Other) => self.punt(ingress, &packet),
+                Ok(Parsed::Other) => self.punt(ingress, packet.data()),
                 Err(reason) => self.count_drop(reason),
             }
         }
@@ -230,13 +233,17 @@ impl<Io: WorkerIo> Pipeline<Io> {
     fn take_long_way<A: Ip>(&mut self, snapshot: &Snapshot, origin: Origin, packet: Io::Packet, met: &Met<A>) {
         let Origin { ingress, tried } = origin;
         let Met { ip, hash, .. } = *met;
+        if ip.fragment != Fragment::None && snapshot.services.concerns(ip.tuple.src, ip.tuple.dst) {
+            return self.gather(snapshot, origin, packet, &ip);
+        }
+        let packet = Carrier::Frame(packet);
         let mut job = Job { packet, ip, ingress, tried, hash, waits_for: None, fragment_mtu: None };
         let verdict = self.decide(snapshot, &mut job);
         self.carry_out(verdict, job);
     }
 
     /// What becomes of a packet; rewrites it on the way.
-    fn decide<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
+    pub(crate) fn decide<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>) -> Verdict {
         match job.ip.tuple.protocol {
             Protocol::TCP | Protocol::UDP | Protocol::SCTP => {}
             Protocol::ESP | Protocol::AH => return self.forward_ipsec(snapshot, job),
@@ -244,10 +251,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             _ => return Verdict::Punt,
         }
         if job.ip.fragment != Fragment::None {
-            return match snapshot.services.concerns(job.ip.tuple.src, job.ip.tuple.dst) {
-                true => Verdict::Drop(DropReason::Fragment),
-                false => Verdict::Punt,
-            };
+            return Verdict::Punt;
         }
         match A::table(&mut self.tables).find(job.hash, &job.ip.tuple) {
             Some((id, Side::Inbound)) => self.inbound(snapshot, job, id),
@@ -372,10 +376,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
             return verdict;
         }
 
+        let ip_id = self.next_ip_id() as u16;
         let conn = A::table(&mut self.tables).get(id);
         let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
         let new = Tuple { protocol: job.ip.tuple.protocol, ..conn.translated(Side::Outbound) };
         nat::forward_any(job.ip_mut(), l3, l4, &new);
+        renumber(job, ip_id);
         self.adjust_data(job, id, Side::Outbound);
         send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
     }
@@ -437,11 +443,18 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
     pub(crate) fn carry_out<A: Ip>(&mut self, verdict: Verdict, job: Job<Io::Packet, A>) {
         match verdict {
-            Verdict::Transmit(port) => match job.fragment_mtu {
-                None => self.transmit(port, job.packet),
-                Some(mtu) => self.transmit_fragments(port, job.packet, mtu),
+            Verdict::Transmit(port) => match (job.packet, job.fragment_mtu) {
+                (Carrier::Frame(packet), None) => self.transmit(port, packet),
+                (packet, mtu) => {
+                    self.fragment(packet.data(), mtu.unwrap_or(u16::MAX), |this, part| this.transmit(port, part))
+                }
             },
-            Verdict::Punt => self.punt(job.ingress, &job.packet),
+            Verdict::Punt => match job.packet {
+                Carrier::Frame(packet) => self.punt(job.ingress, packet.data()),
+                Carrier::Whole(whole) => {
+                    self.fragment(whole.data(), whole.largest(), |this, part| this.punt(job.ingress, part.data()))
+                }
+            },
             Verdict::Steer(owner) => self.steer(owner, job.packet, job.ingress, job.tried),
             Verdict::Wait => self.wait(job),
             Verdict::Drop(reason) => self.count_drop(reason),
@@ -449,8 +462,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Hands a frame to the kernel. Address resolution has a rate of its own.
-    fn punt(&mut self, ingress: PortId, packet: &Io::Packet) {
-        let limit = match resolves_addresses(packet.data()) {
+    fn punt(&mut self, ingress: PortId, data: &[u8]) {
+        let limit = match resolves_addresses(data) {
             true => &mut self.resolution_punt_limit,
             false => &mut self.punt_limit,
         };
@@ -460,7 +473,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let Some(mut frame) = self.shared.punt.take_empty() else {
             return self.count_drop(DropReason::PuntFull);
         };
-        if frame.fill(ingress, packet.data()) {
+        if frame.fill(ingress, data) {
             self.shared.punt.send(frame);
             self.counters().punted.add(1);
         } else {
@@ -469,7 +482,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
     }
 
-    fn steer(&mut self, owner: WorkerId, packet: Io::Packet, ingress: PortId, tried: u64) {
+    pub(crate) fn steer(&mut self, owner: WorkerId, packet: Carrier<Io::Packet>, ingress: PortId, tried: u64) {
         let tried = tried | 1 << self.id.0;
         let pushed = match &mut self.links.outgoing[usize::from(owner.0)] {
             Some(ring) => ring.push(Steered { packet, ingress, tried }).is_ok(),
@@ -548,6 +561,7 @@ pub(crate) fn readdress_inbound<P: PacketBuf, A: Ip>(
         ForwardMode::Nat | ForwardMode::FullNat => {
             let new = Tuple { protocol: job.ip.tuple.protocol, ..conn.translated(Side::Inbound) };
             nat::forward_any(job.ip_mut(), l3, l4, &new);
+            renumber(job, ip_id);
         }
         ForwardMode::DirectRouting => A::decrement_ttl(&mut job.packet.data_mut()[l3..], Delta::ZERO),
         ForwardMode::Tunnel => {
@@ -557,6 +571,14 @@ pub(crate) fn readdress_inbound<P: PacketBuf, A: Ip>(
         }
     }
     Ok(())
+}
+
+/// Gives a packet that leaves in fragments, translated, an identification of the director's. Its sender's need differ only
+/// from those of other packets between the old addresses (RFC 6864 section 4.1).
+fn renumber<P: PacketBuf, A: Ip>(job: &mut Job<P, A>, id: u16) {
+    if job.fragment_mtu.is_some() {
+        A::renumber(&mut job.packet.data_mut()[job.ip.l3.into()..], id);
+    }
 }
 
 /// Takes an ended connection out of its server's counters.

@@ -12,6 +12,7 @@ use crossbeam::utils::CachePadded;
 use crate::conn::ConnRecord;
 use crate::counters::WorkerCounters;
 use crate::directory::Directory;
+use crate::reassembly::{WHOLE_PACKETS, WholePool};
 use crate::snapshot::Snapshot;
 use crate::{PortId, WorkerId};
 
@@ -164,6 +165,8 @@ pub struct Shared {
     pub(crate) overloaded: Box<[AtomicBool]>,
     /// Whose the connections are that others have announced; for none while there is one worker only.
     pub directory: Directory,
+    /// Buffers for packets that are put together from fragments.
+    pub whole_packets: WholePool,
     stop: AtomicBool,
 }
 
@@ -189,6 +192,7 @@ impl Shared {
             resolve: ArrayQueue::new(1024),
             overloaded: std::iter::repeat_with(AtomicBool::default).take(limits.max_servers).collect(),
             directory: Directory::new(if limits.workers > 1 { DIRECTORY_TUPLES } else { 0 }, random_seed()),
+            whole_packets: WholePool::new(limits.workers * WHOLE_PACKETS),
             stop: AtomicBool::new(false),
         })
     }

@@ -15,6 +15,7 @@ use proto::toeplitz::Toeplitz;
 use proto::{Address, Tuple};
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use crate::reassembly::Carrier;
 use crate::snapshot::{ServiceKey, ServiceTable};
 use crate::{PortId, WorkerId};
 
@@ -92,7 +93,7 @@ impl Ownership {
 #[derive(Debug)]
 pub struct Steered<P> {
     /// The packet.
-    pub packet: P,
+    pub packet: Carrier<P>,
     /// The port it came in by.
     pub ingress: PortId,
     /// The workers that had it, a bit each.
@@ -205,12 +206,17 @@ mod tests {
         for (from, link) in links.iter_mut().enumerate() {
             assert!(link.outgoing[from].is_none());
             for to in (0..3).filter(|&to| to != from) {
-                let steered = Steered { packet: (from * 10 + to) as u32, ingress: PortId(0), tried: 0 };
+                let packet = Carrier::Frame((from * 10 + to) as u32);
+                let steered = Steered { packet, ingress: PortId(0), tried: 0 };
                 link.outgoing[to].as_mut().expect("a ring to every other").push(steered).expect("room");
             }
         }
         for (to, link) in links.iter_mut().enumerate() {
-            let mut received: Vec<u32> = link.incoming.iter_mut().map(|c| c.pop().expect("one each").packet).collect();
+            let frame = |steered: Steered<u32>| match steered.packet {
+                Carrier::Frame(packet) => packet,
+                Carrier::Whole(whole) => panic!("{whole:?} was not sent"),
+            };
+            let mut received: Vec<u32> = link.incoming.iter_mut().map(|c| frame(c.pop().expect("one each"))).collect();
             received.sort();
             let expected: Vec<u32> = (0..3).filter(|&from| from != to).map(|from| (from * 10 + to) as u32).collect();
             assert_eq!(received, expected);

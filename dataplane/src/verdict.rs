@@ -70,8 +70,16 @@ drop_reasons! {
     BadUdpLength = "bad_udp_length",
     /// A source or destination address that must not appear on the wire (RFC 1812 section 5.3.7).
     Martian = "martian",
-    /// A fragment of a packet for a virtual service; fragments are not forwarded yet.
-    Fragment = "fragment",
+    /// The other fragments of the packet did not come within 30 seconds.
+    FragmentTimeout = "fragment_timeout",
+    /// Fragments of a packet overlap or contradict each other; the whole packet is dropped.
+    FragmentOverlap = "fragment_overlap",
+    /// The same fragment came again.
+    FragmentDuplicate = "fragment_duplicate",
+    /// A fragment of wrong length, or of a packet that cannot be put together.
+    FragmentInvalid = "fragment_invalid",
+    /// Too many fragments: of one packet, of one source, or of all.
+    FragmentLimit = "fragment_limit",
     /// The owner's steering ring was full.
     SteerFull = "steer_full",
     /// The rate limit of packets to the kernel was exceeded.

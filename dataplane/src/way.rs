@@ -77,7 +77,8 @@ pub(crate) fn way_to_client<A: Ip>(conn: &mut Conn<A>, snapshot: &Snapshot, flow
 }
 
 /// Checks that the packet with `overhead` more bytes of a tunnel fits its way out; if it may be fragmented, notes that it
-/// must be.
+/// must be. A packet that came in fragments leaves in fragments, and none is larger (ip_output.c, ip_do_fragment): were they,
+/// nobody would find out how wide the way on is.
 pub(crate) fn fit<P: PacketBuf, A: Ip>(
     job: &mut Job<P, A>,
     fib: &Fib,
@@ -85,6 +86,15 @@ pub(crate) fn fit<P: PacketBuf, A: Ip>(
     overhead: u16,
 ) -> Result<(), (IcmpError, DropReason)> {
     let Some(mtu) = way.mtu(fib) else { return Ok(()) };
+    if let Some(largest) = job.packet.largest_fragment() {
+        let may_fragment = A::may_fragment(&job.packet.data()[job.ip.l3.into()..]);
+        if !may_fragment && u32::from(largest) + u32::from(overhead) > u32::from(mtu) {
+            return Err((IcmpError::TooBig(mtu.saturating_sub(overhead).max(A::MIN_MTU)), DropReason::TooBig));
+        }
+        let least = if A::LEN == 16 { A::MIN_MTU } else { 0 };
+        job.fragment_mtu = Some(mtu.min(largest.max(least)));
+        return Ok(());
+    }
     if u32::from(job.ip.len) + u32::from(overhead) > u32::from(mtu) {
         // What every link must carry is not too big for a tunnel either: its packets are fragmented (RFC 2473 section 7.1).
         let is_small = overhead > 0 && job.ip.len <= A::MIN_MTU;

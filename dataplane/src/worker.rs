@@ -3,7 +3,7 @@
 //! ```text
 //! loop {
 //!     snapshot in force → defences → waiting packets → receive and process every port's burst → packets steered here
-//!     → frames from the kernel → expiry, bounded → commands of the control thread → flush
+//!     → frames from the kernel → expiry of connections and fragments, bounded → commands of the control thread → flush
 //! }
 //! ```
 
@@ -15,10 +15,11 @@ use arc_swap::{ArcSwap, Cache};
 use crate::clock::Clock;
 use crate::conn::{ConnRecord, Tick};
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
-use crate::pipeline::{Pipeline, count_ended};
+use crate::pipeline::{Origin, Pipeline, count_ended};
+use crate::reassembly::Carrier;
 use crate::shared::{Command, Reply, Shared};
 use crate::snapshot::Snapshot;
-use crate::steer::{self, Links, Ownership, Rss};
+use crate::steer::{self, Links, Ownership, Rss, Steered};
 use crate::verdict::DropReason;
 use crate::{PortId, WorkerId};
 
@@ -125,6 +126,11 @@ impl<Io: WorkerIo> Worker<Io> {
         self.pipeline.waiting()
     }
 
+    /// How many fragments wait for others.
+    pub fn held_fragments(&self) -> usize {
+        self.pipeline.held_fragments()
+    }
+
     /// Memory of the connection tables in bytes.
     pub fn table_bytes(&self) -> usize {
         self.pipeline.tables.v4.memory_bytes() + self.pipeline.tables.v6.memory_bytes()
@@ -172,6 +178,7 @@ impl<Io: WorkerIo> Worker<Io> {
             packets += inject(pipeline);
         }
         expire(pipeline);
+        pipeline.expire_fragments(snapshot);
         obey(pipeline, &mut self.listing, packets);
         pipeline.flush();
 
@@ -220,16 +227,18 @@ fn take_steered<Io: WorkerIo>(
     for from in 0..pipeline.links.incoming.len() {
         let mut origin = None;
         for _ in 0..BURST {
-            let Ok(steered) = pipeline.links.incoming[from].pop() else { break };
+            let Ok(Steered { packet, ingress, tried }) = pipeline.links.incoming[from].pop() else { break };
             packets += 1;
-            let its_origin = (steered.ingress, steered.tried);
-            if let Some((ingress, tried)) = origin
-                && its_origin != (ingress, tried)
+            if let Some((ingress_before, tried_before)) = origin
+                && (ingress, tried) != (ingress_before, tried_before)
             {
-                pipeline.process(snapshot, ingress, tried, burst);
+                pipeline.process(snapshot, ingress_before, tried_before, burst);
             }
-            origin = Some(its_origin);
-            burst.push(steered.packet);
+            origin = Some((ingress, tried));
+            match packet {
+                Carrier::Frame(packet) => burst.push(packet),
+                Carrier::Whole(whole) => pipeline.process_whole(snapshot, Origin { ingress, tried }, whole),
+            }
         }
         if let Some((ingress, tried)) = origin {
             pipeline.process(snapshot, ingress, tried, burst);
@@ -244,22 +253,13 @@ fn inject<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) -> usize {
     while frames < BURST {
         let Some(frame) = pipeline.shared.inject.receive() else { break };
         frames += 1;
-        match copy_of(&mut pipeline.io, frame.data()) {
+        match pipeline.copy_of(frame.data()) {
             Some(packet) => pipeline.transmit(frame.port, packet),
             None => pipeline.count_drop(DropReason::NoBuffer),
         }
         pipeline.shared.inject.recycle(frame);
     }
     frames
-}
-
-fn copy_of<Io: WorkerIo>(io: &mut Io, frame: &[u8]) -> Option<Io::Packet> {
-    let mut packet = io.allocate()?;
-    if !packet.append(frame.len()) {
-        return None;
-    }
-    packet.data_mut().copy_from_slice(frame);
-    Some(packet)
 }
 
 /// Ends connections whose time is up, a bounded number per turn.

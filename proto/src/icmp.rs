@@ -53,6 +53,8 @@ pub const FRAGMENTATION_NEEDED: u8 = 4;
 pub const PROHIBITED: u8 = 13;
 /// Code of time exceeded: in transit.
 pub const TTL_EXCEEDED: u8 = 0;
+/// Code of time exceeded: while fragments were put together.
+pub const REASSEMBLY_TIME_EXCEEDED: u8 = 1;
 
 /// Messages of this type report an error and quote the packet that caused it.
 #[inline]

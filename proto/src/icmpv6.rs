@@ -47,6 +47,8 @@ pub const ADDRESS_UNREACHABLE: u8 = 3;
 pub const PORT_UNREACHABLE: u8 = 4;
 /// Code of time exceeded: in transit.
 pub const HOP_LIMIT_EXCEEDED: u8 = 0;
+/// Code of time exceeded: while fragments were put together.
+pub const REASSEMBLY_TIME_EXCEEDED: u8 = 1;
 
 /// Messages of this type report an error and quote the packet that caused it (RFC 4443 section 2.1).
 #[inline]

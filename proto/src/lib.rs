@@ -5,6 +5,7 @@
 //! * [`checksum`]: the Internet checksum, in full (RFC 1071) and incremental (RFC 1624).
 //! * [`parse`]: one pass over a received frame that yields what the packet path needs of it.
 //! * [`plain`]: the same for most frames, in less time.
+//! * [`fragment`]: where a fragment belongs in its packet.
 //! * [`quic`]: connection ids.
 //! * [`toeplitz`]: the hash by which NICs spread flows over receive queues.
 //! * [`client_address`], [`proxy_protocol`]: how a server is told who the client is.
@@ -17,6 +18,7 @@ pub mod arp;
 pub mod checksum;
 pub mod client_address;
 pub mod ethernet;
+pub mod fragment;
 pub mod icmp;
 pub mod icmpv6;
 pub mod ipv4;

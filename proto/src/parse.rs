@@ -29,8 +29,7 @@ pub enum Parsed {
 /// An IP packet inside a frame. Offsets count from the start of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpPacket<A> {
-    /// Addresses, protocol and ports. Ports are 0 for anything but TCP, UDP and SCTP, and in later
-    /// fragments.
+    /// Addresses, protocol and ports. Ports are 0 for anything but TCP, UDP and SCTP, and in fragments.
     pub tuple: Tuple<A>,
     /// Offset of the IP header.
     pub l3: u16,
@@ -40,7 +39,7 @@ pub struct IpPacket<A> {
     pub len: u16,
     /// Time to live or hop limit.
     pub ttl: u8,
-    /// TCP's flags; empty for other protocols and in later fragments.
+    /// TCP's flags; empty for other protocols and in fragments.
     pub flags: tcp::Flags,
     /// Whether the packet is a fragment, and which.
     pub fragment: Fragment,
@@ -56,14 +55,14 @@ impl<A> IpPacket<A> {
     }
 }
 
-/// Fragmentation, as far as it matters for finding ports.
+/// Whether a packet is whole. Fragments are put together before anybody looks at what they carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fragment {
     /// A whole packet. An IPv6 "atomic" fragment (RFC 6946) is one.
     None,
     /// The fragment that starts with the transport header.
     First,
-    /// Any other fragment: no transport header, no ports.
+    /// Any other fragment.
     Later,
 }
 
@@ -324,11 +323,10 @@ struct Transport {
 
 impl Transport {
     /// Checks `payload`, which is what follows the IP header up to the end of the IP packet.
-    ///
-    /// A first fragment must hold the whole header: one that does not is an attack (RFC 1858, RFC 7112).
+    /// A fragment's is checked when all of the packet is there.
     #[inline(always)]
     fn check(payload: &[u8], protocol: Protocol, fragment: Fragment) -> Result<(), ParseError> {
-        if fragment == Fragment::Later {
+        if fragment != Fragment::None {
             return Ok(());
         }
         match protocol {
@@ -342,8 +340,8 @@ impl Transport {
             Protocol::UDP => {
                 let header = payload.first_chunk::<{ udp::HEADER_LEN }>().ok_or(ParseError::Truncated)?;
                 let len = usize::from(get_u16(header, udp::LEN));
-                // Shorter than the IP payload is tolerated, as by Linux. A first fragment is shorter than the datagram.
-                if len < udp::HEADER_LEN || (len > payload.len() && fragment == Fragment::None) {
+                // Shorter than the IP payload is tolerated, as by Linux.
+                if len < udp::HEADER_LEN || len > payload.len() {
                     return Err(ParseError::BadUdpLength);
                 }
             }
@@ -358,7 +356,7 @@ impl Transport {
     fn read(payload: &[u8], protocol: Protocol, fragment: Fragment) -> Transport {
         let is_tcp = protocol == Protocol::TCP;
         let has_ports =
-            fragment != Fragment::Later && matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+            fragment == Fragment::None && matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
         if !has_ports {
             return Transport { sport: 0, dport: 0, flags: tcp::Flags(0), has_ports };
         }

@@ -107,6 +107,8 @@ pub struct WorkerStats {
     /// Connections that `drop_entry` ended.
     #[serde(default)]
     pub reaped: u64,
+    /// Packets put together from fragments.
+    pub reassembled: u64,
     /// Drops by reason, zeroes left out.
     pub drops: BTreeMap<String, u64>,
 }

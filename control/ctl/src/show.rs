@@ -261,6 +261,7 @@ pub(crate) fn workers(workers: &[WorkerStats]) -> String {
         Number("PUNTED"),
         Number("ICMP SENT"),
         Number("REAPED"),
+        Number("REASSEMBLED"),
         Number("DROPS"),
     ]);
     for worker in workers {
@@ -275,6 +276,7 @@ pub(crate) fn workers(workers: &[WorkerStats]) -> String {
             count(worker.punted),
             count(worker.icmp_sent),
             count(worker.reaped),
+            count(worker.reassembled),
             count(worker.drops.values().sum()),
         ]);
     }

@@ -167,11 +167,12 @@ fn counters() {
         punted: 2,
         icmp_sent: 3,
         reaped: 6,
+        reassembled: 7,
         drops: [("a".to_owned(), 4), ("b".to_owned(), 5)].into(),
     };
     let text = workers(&[worker]);
     let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(row, ["0", "2", "1.00k", "25.0%", "9", "100", "1", "2", "3", "6", "9"]);
+    assert_eq!(row, ["0", "2", "1.00k", "25.0%", "9", "100", "1", "2", "3", "6", "7", "9"]);
     let port = PortStats {
         name: "lan".into(),
         device: "net_tap0".into(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane::io::dpdk::{Dpdk, DpdkIo, EalOptions, Hugepages, PortOptions, StartError};
+use dataplane::reassembly::MAX_HELD;
 use dataplane::shared::{Limits, Shared};
 use dataplane::steer::Rss;
 use dataplane::worker::{self, Worker, WorkerConfig};
@@ -28,7 +29,7 @@ use crate::server::{self, Socket};
 const SLOW_PATH_FRAMES: usize = 1024;
 /// Ethernet header and two VLAN tags.
 const FRAME_OVERHEAD: usize = 14 + 2 * 4;
-/// Packets that a worker holds besides its bursts: those that wait for neighbours, and rings from other workers, of
+/// Packets that a worker holds besides its bursts and fragments: those that wait for neighbours, and rings from other workers, of
 /// which only a few are ever full at a time.
 const FRAMES_PER_WORKER: usize = 512;
 const FRAMES_PER_RING: usize = 1024;
@@ -328,7 +329,7 @@ fn start_dpdk(config: &Config, cores: &Cores) -> Result<(Dpdk, Vec<DpdkIo>), Sta
     };
     let ports: Vec<PortOptions> = config.ports.iter().map(port).collect();
     let rings = (workers - 1).min(FULL_RINGS);
-    let frames = workers * (FRAMES_PER_WORKER + rings * FRAMES_PER_RING);
+    let frames = workers * (FRAMES_PER_WORKER + MAX_HELD + rings * FRAMES_PER_RING);
     Dpdk::start(&eal, &ports, workers, frames + config.eal.packet_buffers as usize)
 }
 

@@ -16,7 +16,7 @@
 use std::net::SocketAddr;
 
 use proto::checksum::{Delta, Sum};
-use proto::parse::{Fragment, IpPacket};
+use proto::parse::IpPacket;
 use proto::proxy_protocol::{self, MAX_LEN, Version};
 use proto::state::State;
 use proto::tcp::{self, Flags, Tcp};
@@ -28,6 +28,7 @@ use crate::conn::{Conn, ConnFlags, ConnId, Sequence, Side};
 use crate::ip::Ip;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
+use crate::reassembly::Carrier;
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::verdict::DropReason;
 use crate::way::{Way, send};
@@ -195,7 +196,6 @@ impl<Io: WorkerIo> Pipeline<Io> {
             let bytes = write_header(conn, header.version, &mut buffer);
             let mtu = way.mtu(&snapshot.fib).unwrap_or_default();
             match carriage {
-                _ if job.ip.fragment != Fragment::None => return Err(DropReason::Fragment),
                 Carriage::AsData => append(&mut job.packet, &job.ip, header.start, bytes, mtu)?,
                 _ => self.send_in_front(snapshot, job, way, header_len, header.start, bytes, mtu)?,
             }
@@ -246,6 +246,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let mut waits_for = None;
         let verdict = send(&mut packet, &snapshot.fib, way, &mut waits_for);
         self.counters().inserted.add(1);
+        let packet = Carrier::Frame(packet);
         self.carry_out(verdict, Job { packet, ip, waits_for, fragment_mtu: None, ..*job });
         Ok(())
     }
@@ -259,9 +260,6 @@ impl<Io: WorkerIo> Pipeline<Io> {
         id: ConnId,
         header: ProxyHeader,
     ) -> Result<(), DropReason> {
-        if job.ip.fragment != Fragment::None {
-            return Err(DropReason::Fragment);
-        }
         let mut buffer = [0; MAX_LEN];
         let bytes = write_header(A::table(&mut self.tables).get(id), header.version, &mut buffer);
         prefix(&mut job.packet, &job.ip, bytes)?;
@@ -294,7 +292,7 @@ fn append<A: Ip>(
 ) -> Result<(), DropReason> {
     let (l3, l4, end) = (usize::from(ip.l3), usize::from(ip.l4), usize::from(ip.l3) + usize::from(ip.len));
     let added = bytes.len() as u16;
-    if ip.len + added > mtu {
+    if ip.len.checked_add(added).is_none_or(|len| len > mtu) {
         return Err(DropReason::TooBig);
     }
     packet.truncate(end);

@@ -470,28 +470,3 @@ fn errors_are_sent_at_a_limited_rate() {
     assert_eq!(director.drops(), [(DropReason::NoServer, 9000)], "packets are dropped all the same");
     director.settle();
 }
-
-#[test]
-fn fragments_for_services_are_dropped_and_others_punted() {
-    for mode in MODES {
-        let mut director = Director::new(Setup::workers(2), vec![service(1, Family::V4, Protocol::UDP, mode, &[1])]);
-        let whole = udp(client(Family::V4, 5), virt(Family::V4, 1)).with_payload(vec![1; 1000]).ip();
-        let other =
-            udp(client(Family::V4, 5), SocketAddr::new(own(Family::V4, CLIENTS), 5)).with_payload(vec![1; 1000]).ip();
-        for (ip, is_ours) in [(whole, true), (other, false)] {
-            for fragment in [0x2000u16, 0x2010, 0x0020] {
-                let mut ip = ip.clone();
-                ip[6..8].copy_from_slice(&fragment.to_be_bytes());
-                ip[10..12].fill(0);
-                let checksum = proto::checksum::Sum::ZERO.add_bytes(&ip[..20]).finish();
-                ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-                let frame = packet::frame(&ip, port_mac(CLIENTS), mac_of(client(Family::V4, 5).ip()));
-                director.arrive(0, CLIENTS, &frame);
-                assert!(director.run().is_empty());
-                assert_eq!(director.punted().len(), usize::from(!is_ours));
-            }
-        }
-        assert_eq!(director.drops(), [(DropReason::Fragment, 3)]);
-        director.finish();
-    }
-}

@@ -7,6 +7,7 @@ mod support;
 
 mod defence;
 mod forward;
+mod fragments;
 mod ftp;
 mod fullnat;
 mod icmp;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proto::tcp::Flags;
 use proto::{Family, Protocol};
 
-use crate::support::packet::{Transport, icmp, icmp_frame, opening, tcp, udp};
+use crate::support::packet::{Transport, frame, icmp, icmp_frame, opening, split, tcp, udp};
 use crate::support::*;
 
 /// How a frame is damaged.
@@ -130,6 +130,9 @@ fn director(workers: usize) -> (Director, Vec<(dataplane::PortId, Vec<u8>)>) {
         let mut large = packet(from, to).with_payload(vec![2; 1460]);
         large.dont_fragment = i % 2 == 0;
         packets.push((CLIENTS, frame_for(CLIENTS, &large)));
+        for ip in split(&large.ip(), &[0, 496, 992], i as u16) {
+            packets.push((CLIENTS, frame(&ip, port_mac(CLIENTS), mac_of(from.ip()))));
+        }
         if sees_replies {
             let reply = packet(at_server.dst, at_server.src).with_payload(vec![3; 100]);
             packets.push((SERVERS, frame_for(SERVERS, &reply)));

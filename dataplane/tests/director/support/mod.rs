@@ -221,9 +221,8 @@ pub struct Director {
     kind: Kind,
     version: u64,
     fib_generation: u32,
-    /// Frames that left, fragments behind the first, and frames of the kernel: for [`settle`](Self::settle).
+    /// Frames that left, and frames of the kernel: for [`settle`](Self::settle).
     frames_out: u64,
-    extra_fragments: u64,
     injected: u64,
 }
 
@@ -259,7 +258,6 @@ impl Director {
             version: 0,
             fib_generation: 0,
             frames_out: 0,
-            extra_fragments: 0,
             injected: 0,
         };
         director.publish();
@@ -366,11 +364,6 @@ impl Director {
             }
         }
         self.frames_out += sent.len() as u64;
-        let is_extra = |s: &&Sent| match s.frame[12..14] {
-            [8, 0] => s.frame[20] & 0x1f != 0 || s.frame[21] != 0,
-            _ => s.frame[20] == 44 && (s.frame[56] != 0 || s.frame[57] & !7 != 0),
-        };
-        self.extra_fragments += sent.iter().filter(is_extra).count() as u64;
         sent
     }
 
@@ -478,6 +471,11 @@ impl Director {
         self.workers.iter().map(Worker::waiting).sum()
     }
 
+    /// Fragments that wait for others.
+    pub fn held_fragments(&self) -> usize {
+        self.workers.iter().map(Worker::held_fragments).sum()
+    }
+
     /// Checks the books: every packet that came in left, waits or was dropped, and the servers' counters agree with the
     /// connections there are.
     pub fn settle(&mut self) {
@@ -487,15 +485,23 @@ impl Director {
         let dropped: u64 = self.drops().iter().map(|(_, n)| n).sum();
         let (punted, originated) =
             (self.total(|c| c.punted.get()), self.total(|c| c.icmp_sent.get() + c.inserted.get()));
+        let (joined, wholes) = (self.total(|c| c.fragments.get()), self.total(|c| c.reassembled.get()));
+        let (made, fragmented) = (self.total(|c| c.fragments_made.get()), self.total(|c| c.fragmented.get()));
+        let held = self.held_fragments() as u64;
         assert_eq!(
-            received + self.injected + originated + self.extra_fragments,
-            transmitted + punted + dropped + self.waiting() as u64,
-            "received {received} + injected {} + originated {originated} + further fragments {} = transmitted \
-             {transmitted} + punted {punted} + dropped {:?} + waiting {}",
+            received + self.injected + originated + made + wholes,
+            transmitted + punted + dropped + self.waiting() as u64 + fragmented + joined + held,
+            "received {received} + injected {} + originated {originated} + fragments made {made} + put together {wholes} \
+             = transmitted {transmitted} + punted {punted} + dropped {:?} + waiting {} + fragmented {fragmented} + joined \
+             {joined} + held {held}",
             self.injected,
-            self.extra_fragments,
             self.drops(),
             self.waiting()
+        );
+        assert_eq!(
+            self.shared.whole_packets.available(),
+            self.workers.len() * dataplane::reassembly::WHOLE_PACKETS,
+            "buffers of whole packets"
         );
         assert_eq!(transmitted, self.frames_out, "frames on the wire");
         let connections = self.connections();

@@ -272,3 +272,47 @@ pub fn arp_request(sender_mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u
     bytes.resize(ethernet::MIN_FRAME_LEN, 0xee);
     bytes
 }
+
+/// The IP packet in fragments, whose data begins at these offsets, the first of which is 0. In IPv6 the hop-by-hop header
+/// is part of each.
+pub fn split(ip: &[u8], offsets: &[usize], id: u16) -> Vec<Vec<u8>> {
+    let is_v4 = ip[0] >> 4 == 4;
+    let header_len = match is_v4 {
+        true => usize::from(ip[0] & 15) * 4,
+        false if ip[6] == 0 => 48 + 8 * usize::from(ip[41]),
+        false => 40,
+    };
+    let data = &ip[header_len..];
+    let ends = offsets[1..].iter().copied().chain([data.len()]);
+    let part = |(&from, to): (&usize, usize)| fragment(&ip[..header_len], &data[from..to], from, to < data.len(), id);
+    offsets.iter().zip(ends).map(part).collect()
+}
+
+/// A fragment with the headers of its packet.
+pub fn fragment(headers: &[u8], data: &[u8], offset: usize, more: bool, id: u16) -> Vec<u8> {
+    assert!(offset.is_multiple_of(8));
+    let mut bytes = headers.to_vec();
+    if headers[0] >> 4 == 4 {
+        bytes.extend(data);
+        let len = bytes.len() as u16;
+        bytes[2..4].copy_from_slice(&len.to_be_bytes());
+        bytes[4..6].copy_from_slice(&id.to_be_bytes());
+        let field = u16::from(more) << 13 | (offset / 8) as u16;
+        bytes[6] &= 0x40;
+        bytes[6] |= (field >> 8) as u8;
+        bytes[7] = field as u8;
+        bytes[10..12].fill(0);
+        let checksum = Sum::ZERO.add_bytes(&bytes[..headers.len()]).finish();
+        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+    } else {
+        let announced = if headers[6] == 0 { 40 } else { 6 };
+        let kind = std::mem::replace(&mut bytes[announced], 44);
+        bytes.extend([kind, 0]);
+        bytes.extend((offset as u16 | u16::from(more)).to_be_bytes());
+        bytes.extend(u32::from(id).to_be_bytes());
+        bytes.extend(data);
+        let len = (bytes.len() - 40) as u16;
+        bytes[4..6].copy_from_slice(&len.to_be_bytes());
+    }
+    bytes
+}
