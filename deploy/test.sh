@@ -4,7 +4,8 @@
 #   deploy/test.sh                  format, lints, instruction counts, and all tests
 #   deploy/test.sh unit             tests that need neither root nor network namespaces
 #   deploy/test.sh e2e [FILTER]     end-to-end tests in network namespaces; FILTER is part of their names
-#   deploy/test.sh parity           the differential suite alone: every case on Linux IPVS and on dpvsd (tests/ipvs/README.md)
+#   deploy/test.sh parity           the differential suite alone: every case on Linux IPVS and on dpvsd (tests/ipvs/README.md);
+#                                   with --readme, README.md says afterwards what it found
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,7 @@ case $what in
     all) filter='all()' ;;
     unit) filter="not ($end_to_end)" ;;
     e2e) packages=(-p dpvs-e2e) filter="$end_to_end${2:+ & test(/$2/)}" ;;
-    parity) packages=(-p dpvs-e2e) filter='binary(ipvs)' ;;
+    parity) packages=(-p dpvs-e2e) filter='binary(ipvs)' readme=${2:-} ;;
     *)
         sed -n '2,/^set -/s/^# \{0,1\}//p' "$0" >&2
         exit 2
@@ -79,14 +80,46 @@ if [ "$what" != unit ]; then
     done
 fi
 
-# What the differential suite has found, a line for each case.
+# What the differential suite has found.
 parity() {
-    [ "$what" != parity ] || cat "$DPVS_PARITY_REPORTS"/*
+    local reports=("$DPVS_PARITY_REPORTS"/*) found=$DPVS_PARITY_REPORTS.md
+    [ "$what" != parity ] || cat "${reports[@]}"
     step "differences from Linux IPVS"
-    sed -n 's/^differs  //p' "$DPVS_PARITY_REPORTS"/*
-    sed -n '/^DIFFERS/p; /though a reason/p' "$DPVS_PARITY_REPORTS"/*
+    sed -n 's/^differs  //p' "${reports[@]}"
+    sed -n '/^DIFFERS/p; /though a reason/p' "${reports[@]}"
     awk '/^agrees/ { agree++ } /^(agrees|differs|DIFFERS)/ { total++ }
-        END { printf "\nipvs parity: %d of %d cases agree\n", agree, total }' "$DPVS_PARITY_REPORTS"/*
+        END { printf "ipvs parity: %d of %d cases agree\n", agree, total }' "${reports[@]}" >"$found.last"
+    {
+        cat "$found.last"
+        # Reasons, with their cases.
+        sed -n 's/^differs  //p' "${reports[@]}" | awk -F ' [|] ' '
+            !($2 in count) { order[++n] = $2; example[$2] = $1 }
+            { count[$2]++ }
+            END { if (n) print ""; for (i = 1; i <= n; i++) {
+                reason = order[i]
+                printf "* %s. %s\n", reason, count[reason] == 1 ? "`" example[reason] "`" : count[reason] " cases, such as `" example[reason] "`"
+            } }'
+    } >"$found"
+    if [ "$what" = parity ] && ! readme_says "$found"; then
+        if [ "${readme:-}" = --readme ]; then
+            update_readme "$found"
+        else
+            echo "README.md says something else: deploy/test.sh parity --readme"
+        fi
+    fi
+    printf '\n%s\n' "$(cat "$found.last")"
+    rm -f "$found" "$found.last"
+}
+
+# Whether the part of README.md between its marks is this file.
+readme_says() {
+    sed -n '/<!-- parity: begin/,/<!-- parity: end/{/<!-- parity/d;p}' README.md | grep -v '^$' | cmp -s - <(grep -v '^$' "$1")
+}
+
+update_readme() {
+    awk -v file="$1" '/<!-- parity: end/ { skip = 0 } !skip { print }
+        /<!-- parity: begin/ { skip = 1; print ""; while ((getline line <file) > 0) print line; print "" }' README.md >README.md.new
+    mv README.md.new README.md
 }
 
 before=$(mktemp)

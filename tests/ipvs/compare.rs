@@ -20,7 +20,7 @@ pub fn report(area: &str, cases: &[Case], linux: &[Vec<Observation>], dpvsd: &[V
                 let _ = writeln!(lines, "agrees   {area}: {name}");
             }
             (false, Some(reason)) => {
-                let _ = writeln!(lines, "differs  {area}: {name}: {reason}");
+                let _ = writeln!(lines, "differs  {area}: {name} | {reason}");
             }
             (true, Some(_)) => {
                 let _ = writeln!(lines, "agrees   {area}: {name}, though a reason says that it differs");

@@ -31,5 +31,25 @@ pub fn cases() -> Vec<Case> {
             .seen()
             .connections(),
     ));
+    // Real clients and servers.
+    all.extend(both(
+        case(
+            "curl and nginx",
+            "-A -t {V1}:8000 -s lc\n-a -t {V1}:8000 -r {R1}:80 -m\n-a -t {V1}:8000 -r {R2}:80 -m -w 0",
+        )
+        .on("c1", "for n in 1 2 3; do curl -sSg --max-time 5 http://{V1}:8000/; done")
+        .expect("s1")
+        .list(Listing::Services),
+    ));
+    all.extend(both(
+        case("dig and unbound", "-A -u {V1}:53 -s lc\n-a -u {V1}:53 -r {R3}:53 -m")
+            .on("c1", "dig {-4|-6} +short +tries=2 +time=3 @{V1/} whoami TXT; dig {-4|-6} +short +time=3 @{V1/} large TXT | wc -c")
+            .expect("s3"),
+    ));
+    all.push(
+        case("nobody listens", "-A -t {V1}:8000 -s lc\n-a -t {V1}:8000 -r {R1}:8001 -m")
+            .on("c1", "curl -sSg --max-time 5 http://{V1}:8000/")
+            .expect("refused"),
+    );
     all
 }

@@ -1,8 +1,10 @@
 //! The TCP state table: every state that segments lead to, and what each kind of segment makes of it, seen from both sides.
 
+use std::time::Duration;
+
 use dpvs_e2e::wire::{Packet, tcp};
 
-use crate::case::{Case, both, case};
+use crate::case::{Case, Step, both, case};
 
 /// Segments of one kind each. The flags are looked at in the order rst, syn, fin, ack.
 const KINDS: [(&str, &str); 5] = [("syn", "S"), ("fin", "F"), ("ack", "A"), ("rst", "R"), ("none", "P")];
@@ -38,6 +40,15 @@ const ONE_WAY: [(&str, Way); 5] = [
     ("CLOSE", &[(Client, "S"), (Client, "A"), (Client, "R")]),
 ];
 
+/// States that exist only while `secure_tcp` is in force, or are reached in another way then.
+const SECURE_NAT: [(&str, Way); 4] = [
+    ("SYN_RECV", &[(Client, "S")]),
+    ("SYNACK", &[(Client, "S"), (Server, "SA")]),
+    ("ESTABLISHED", &[(Client, "S"), (Server, "SA"), (Client, "A")]),
+    ("CLOSE", &[(Client, "S"), (Server, "SA"), (Client, "A"), (Server, "R")]),
+];
+const SECURE_ONE_WAY: [(&str, Way); 1] = [("SYNACK", &[(Client, "S")])];
+
 /// The area's part of the table.
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -49,6 +60,22 @@ pub fn cases() -> Vec<Case> {
     for (mode, option) in [("DR", 'g'), ("TUN", 'i')] {
         for (state, way) in ONE_WAY {
             all.extend(both(transitions(format!("{mode}, {state}"), option, state, way, Client)));
+        }
+    }
+    // Linux takes notice of a change within a second.
+    let secure = |mut case: Case| {
+        case.name += ", secure_tcp";
+        case.steps.insert(0, Step::Wait(Duration::from_millis(1500)));
+        case.set("secure_tcp", 3)
+    };
+    for (state, way) in SECURE_NAT {
+        for (last, name) in [(Client, "client"), (Server, "server")] {
+            all.push(secure(transitions(format!("NAT, {state}, from the {name}"), 'm', state, way, last)));
+        }
+    }
+    for (mode, option) in [("DR", 'g'), ("TUN", 'i')] {
+        for (state, way) in SECURE_ONE_WAY {
+            all.push(secure(transitions(format!("{mode}, {state}"), option, state, way, Client)));
         }
     }
     all
