@@ -44,8 +44,8 @@ const ONE_WAY: [(&str, Way); 5] = [
 const SECURE_NAT: [(&str, Way); 4] = [
     ("SYN_RECV", &[(Client, "S")]),
     ("SYNACK", &[(Client, "S"), (Server, "SA")]),
-    ("ESTABLISHED", &[(Client, "S"), (Server, "SA"), (Client, "A")]),
-    ("CLOSE", &[(Client, "S"), (Server, "SA"), (Client, "A"), (Server, "R")]),
+    ("ESTABLISHED", &[(Client, "S"), (Server, "SA"), (Client, "A"), (Server, "PA")]),
+    ("CLOSE", &[(Client, "S"), (Server, "R")]),
 ];
 const SECURE_ONE_WAY: [(&str, Way); 1] = [("SYNACK", &[(Client, "S")])];
 
