@@ -26,7 +26,8 @@ listens() {
     [ -n "$(inside "$1" ss -Hln "$2" "sport = :$3")" ]
 }
 
-# nginx_config NAME DIR: / tells the server's name, /files/ has the generated files.
+# nginx_config NAME DIR: / tells the server's name, or on port 81, where connections begin with a PROXY header, what that
+# says; /files/ has the generated files, and /upload/ takes more.
 nginx_config() {
     cat <<END
 user root;
@@ -49,6 +50,17 @@ http {
         listen [::]:80 backlog=4096;
         location = / { default_type text/plain; return 200 "$1\n"; }
         location /files/ { alias $dir/files/; }
+        location /upload/ { alias $2/upload/; dav_methods PUT; create_full_put_path on; }
+    }
+    server {
+        listen 81 backlog=4096 proxy_protocol;
+        listen [::]:81 backlog=4096 proxy_protocol;
+        location = / {
+            default_type text/plain;
+            return 200 "\$proxy_protocol_addr \$proxy_protocol_port \$proxy_protocol_server_addr \$proxy_protocol_server_port\n";
+        }
+        location /files/ { alias $dir/files/; }
+        location /upload/ { alias $2/upload/; dav_methods PUT; create_full_put_path on; }
     }
 }
 END

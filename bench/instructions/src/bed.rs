@@ -9,7 +9,7 @@ use dataplane::counters::WorkerCounters;
 use dataplane::fib::{Fib, NextHop, PortInfo, Route};
 use dataplane::packet::BURST;
 use dataplane::shared::{Limits, Publisher, Shared};
-use dataplane::snapshot::{ForwardMode, Server, Service, ServiceKey, ServiceTable, Settings, Snapshot};
+use dataplane::snapshot::{ClientAddress, ForwardMode, Server, Service, ServiceKey, ServiceTable, Settings, Snapshot};
 use dataplane::steer::Rss;
 use dataplane::worker::{self, Idle, Worker, WorkerConfig};
 use dataplane::{PortId, ServerId, ServiceId};
@@ -32,6 +32,7 @@ pub struct Config {
     pub is_v6: bool,
     pub protocol: Protocol,
     pub workers: usize,
+    pub client_address: Option<ClientAddress>,
 }
 
 /// The director and the wires to it.
@@ -190,7 +191,7 @@ fn service(config: &Config) -> Service {
         timeout: None,
         one_packet: false,
         sorry: None,
-        client_address: None,
+        client_address: config.client_address,
     }
 }
 

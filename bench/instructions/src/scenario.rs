@@ -3,9 +3,10 @@
 use anyhow::{Result, ensure};
 use dataplane::conn::{TICKS_PER_SECOND, Tick};
 use dataplane::packet::BURST;
-use dataplane::snapshot::ForwardMode;
+use dataplane::snapshot::{ClientAddress, ForwardMode};
 use dataplane::steer::{Ownership, Rss};
 use dataplane::verdict::DropReason;
+use proto::proxy_protocol::Version;
 use proto::{Protocol, Tuple, tcp};
 
 use crate::bed::{self, Bed, Config};
@@ -50,7 +51,7 @@ pub fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     let mut add = |kind, mode, is_v6, protocol| {
         let workers = if kind == Kind::Steered { 2 } else { 1 };
-        all.push(Scenario { config: Config { mode, is_v6, protocol, workers }, kind });
+        all.push(Scenario { config: Config { mode, is_v6, protocol, workers, client_address: None }, kind });
     };
     for is_v6 in [false, true] {
         for protocol in [Protocol::UDP, Protocol::TCP] {
@@ -69,6 +70,12 @@ pub fn all() -> Vec<Scenario> {
     }
     add(Kind::Arp, FullNat, false, Protocol::UDP);
     add(Kind::Unknown, FullNat, false, Protocol::UDP);
+    for is_v6 in [false, true] {
+        for (kind, protocol) in [(Kind::In, Protocol::TCP), (Kind::Out, Protocol::TCP), (Kind::In, Protocol::UDP)] {
+            let client_address = Some(ClientAddress::Proxy(Version::V2));
+            all.push(Scenario { config: Config { mode: FullNat, is_v6, protocol, workers: 1, client_address }, kind });
+        }
+    }
     all
 }
 
@@ -93,7 +100,8 @@ impl Scenario {
         };
         let family = if is_v6 { "IPv6" } else { "IPv4" };
         let protocol = if protocol == Protocol::TCP { "TCP" } else { "UDP" };
-        format!("{mode} {family} {protocol} {kind}")
+        let proxy = if self.config.client_address.is_some() { " PROXY" } else { "" };
+        format!("{mode} {family} {protocol}{proxy} {kind}")
     }
 
     /// Runs it and returns how many packets, or connections that ended, were counted.
