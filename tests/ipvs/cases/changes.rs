@@ -108,37 +108,36 @@ pub fn cases() -> Vec<Case> {
         .connections()
         .list(Listing::Services),
     ));
-    for (name, ending) in [("TIME_WAIT", true), ("CLOSE", false)] {
+    for (name, is_closed) in [("TIME_WAIT", false), ("CLOSE", true)] {
         let opened = case(
             format!("a port is used again in {name}"),
             "-A -t {V1}:80 -s wlc\n-a -t {V1}:80 -r {S1}:80 -m -w 1\n-a -t {V1}:80 -r {S2}:80 -m -w 5",
         )
         .open("C1:4000", "V1:80");
-        let ended = match ending {
-            true => opened
+        let end = |case: Case| match is_closed {
+            true => case.send(tcp("C1:4000", "V1:80", "R").seq(1001)),
+            false => case
                 .send(tcp("@C1:4000", "C1:4000", "FA").seq(5001).ack(1001))
                 .send(tcp("C1:4000", "V1:80", "FA").seq(1001).ack(5002)),
-            false => opened.send(tcp("C1:4000", "V1:80", "R").seq(1001)),
         };
         let again = |case: Case| {
-            case.connections()
-                .send(tcp("C1:4000", "V1:80", "S").seq(70_000))
-                .seen()
-                .connections()
-                .list(Listing::Services)
+            case.send(tcp("C1:4000", "V1:80", "S").seq(70_000)).seen().connections().list(Listing::Services)
         };
         let counted =
             "Linux still counts the connection that ends when it chooses a server for the new one; dpvsd does not";
-        all.extend(both(again(ended.clone()).differs(counted)));
-        let mut weight = again(ended.clone().ipvsadm("-e -t {V1}:80 -r {S2}:80 -m -w 0"));
-        weight.name += ", the other server's weight is 0";
-        all.extend(both(weight));
-        let mut other = again(ended.clone().ipvsadm("-e -t {V1}:80 -r {S1}:80 -m -w 0"));
-        other.name += ", its server's weight is 0";
-        all.extend(both(other));
-        let mut removed = again(ended.ipvsadm("-d -t {V1}:80 -r {S1}:80"));
-        removed.name += ", its server was removed";
-        all.extend(both(removed));
+        all.extend(both(again(end(opened.clone())).differs(counted)));
+        // The rules change first: a connection in CLOSE lives for ten seconds only.
+        for (server, what) in [("S1", "the other server's"), ("S2", "its server's")] {
+            let edited = opened.clone().ipvsadm(&format!("-e -t {{V1}}:80 -r {{{server}}}:80 -m -w 0"));
+            let mut again = again(end(edited));
+            again.name += &format!(", {what} weight is 0");
+            all.extend(both(again));
+        }
+        if !is_closed {
+            let mut removed = again(end(opened).ipvsadm("-d -t {V1}:80 -r {S2}:80"));
+            removed.name += ", its server was removed";
+            all.extend(both(removed));
+        }
     }
     all.extend(both(
         case("a server is edited in every way", "-A -t {V1}:80 -s wlc\n-a -t {V1}:80 -r {S1}:80 -m")
