@@ -43,6 +43,7 @@ macro_rules! areas {
 
 areas! {
     changes,
+    ftp,
     icmp,
     listings,
     nat,

@@ -15,6 +15,7 @@ pub struct Packet {
     options: Vec<u8>,
     fragment: Option<usize>,
     damaged: bool,
+    names_hosts: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +110,7 @@ impl Packet {
             options: Vec::new(),
             fragment: None,
             damaged: false,
+            names_hosts: false,
         }
     }
 
@@ -138,6 +140,13 @@ impl Packet {
             Body::Tunnel(_) => {}
         }
         self
+    }
+
+    /// Text of TCP in which `<C1>` stands for the host's address, `<C1,>` for its bytes with commas (as FTP writes it), and
+    /// `<1|2>` for what is left of the bar over IPv4 and right of it over IPv6.
+    pub fn text(mut self, text: &str) -> Self {
+        self.names_hosts = true;
+        self.payload(text.as_bytes())
     }
 
     /// Payload of `length` letters.
@@ -250,7 +259,10 @@ impl Packet {
                 bytes.extend(ack.to_be_bytes());
                 bytes.extend([((20 + options.len()) << 2) as u8, *flags, 0x20, 0, 0, 0, 0, 0]);
                 bytes.extend(options);
-                bytes.extend(payload);
+                match self.names_hosts {
+                    true => bytes.extend(spell(&String::from_utf8_lossy(payload), from.is_ipv6(), resolve).bytes()),
+                    false => bytes.extend(payload),
+                }
                 put_checksum(&mut bytes, 16, pseudo(from.ip(), to.ip(), 6));
                 (6, bytes)
             }
@@ -334,6 +346,22 @@ impl Packet {
         bytes.extend(payload);
         bytes
     }
+}
+
+/// Writes out the names in a text.
+fn spell(text: &str, v6: bool, resolve: &dyn Fn(&str) -> SocketAddr) -> String {
+    let mut parts = text.split('<');
+    let mut spelled = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('>').expect("a name in a text ends with >");
+        match (name.split_once('|'), name.strip_suffix(',')) {
+            (Some((four, six)), _) => spelled += if v6 { six } else { four },
+            (None, Some(name)) => spelled += &resolve(name).ip().to_string().replace('.', ","),
+            (None, None) => spelled += &resolve(name).ip().to_string(),
+        }
+        spelled += rest;
+    }
+    spelled
 }
 
 impl Kind {
