@@ -14,6 +14,7 @@ pub use ftp::Ftp;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
+use proto::parse::Fragment;
 use proto::state::State;
 use proto::{Protocol, Tuple, tcp};
 
@@ -92,7 +93,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
     /// Has the connection's helper, if there is one, read a packet that is still as it came. The verdict, if there is one
     /// already.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn help<A: Ip>(
         &mut self,
         snapshot: &Snapshot,
@@ -102,9 +103,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
         way: Way,
     ) -> Result<(), Verdict> {
         let has_helper = A::table(&mut self.tables).extra(id).is_some_and(|extra| extra.ftp.is_some());
+        // Commands in fragments of a segment are not read.
+        if !has_helper || job.ip.fragment != Fragment::None {
+            return Ok(());
+        }
         match way.mtu(&snapshot.fib) {
-            Some(mtu) if has_helper => self.help_ftp(snapshot, job, id, side, mtu),
-            _ => Ok(()),
+            Some(mtu) => self.help_ftp(snapshot, job, id, side, mtu),
+            None => Ok(()),
         }
     }
 
