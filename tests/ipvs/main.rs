@@ -45,6 +45,7 @@ areas! {
     changes,
     ftp,
     icmp,
+    lifecycle,
     listings,
     nat,
     packets,

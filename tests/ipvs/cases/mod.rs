@@ -3,6 +3,7 @@
 pub mod changes;
 pub mod ftp;
 pub mod icmp;
+pub mod lifecycle;
 pub mod listings;
 pub mod nat;
 pub mod packets;
