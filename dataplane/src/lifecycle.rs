@@ -1,7 +1,7 @@
 //! Which packets open a connection, and which connections go on (net/netfilter/ipvs: ip_vs_in, tcp_conn_schedule, sctp_conn_schedule).
 
 use proto::state::State;
-use proto::{Protocol, sctp, tcp};
+use proto::{Protocol, Tuple, sctp, tcp};
 
 use crate::conn::Conn;
 use crate::ip::Ip;
@@ -68,4 +68,15 @@ pub(crate) fn opens<P: PacketBuf, A>(snapshot: &Snapshot, job: &Job<P, A>) -> bo
             }
             _ => true,
         }
+}
+
+/// True when a packet of no connection comes from a NAT server, which is to be told so (`nat_icmp_send`).
+pub(crate) fn is_stray<P: PacketBuf, A: Ip>(snapshot: &Snapshot, job: &Job<P, A>) -> bool {
+    let Tuple { src, sport, protocol, .. } = job.ip.tuple;
+    let ends = match protocol {
+        Protocol::TCP => job.ip.flags.contains(tcp::Flags::RST),
+        Protocol::SCTP => sctp::Event::of(job.segment()) == Some(sctp::Event::Abort),
+        _ => false,
+    };
+    snapshot.settings.nat_icmp_send && !ends && !snapshot.services.nat_services(protocol, src, sport).is_empty()
 }

@@ -284,7 +284,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
             Some(Err(reason)) => return Verdict::Drop(reason),
         }
         let Tuple { dst, dport, protocol, .. } = job.ip.tuple;
-        let Some(service) = snapshot.services.find(protocol, dst, dport) else { return Verdict::Punt };
+        let Some(service) = snapshot.services.find(protocol, dst, dport) else {
+            return match lifecycle::is_stray(snapshot, job) {
+                true => self.reject(snapshot, job, IcmpError::PortUnreachable, DropReason::Stray),
+                false => Verdict::Punt,
+            };
+        };
         if !lifecycle::opens(snapshot, job) {
             return Verdict::Punt; // The kernel resets or aborts what is left.
         }

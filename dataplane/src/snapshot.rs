@@ -66,6 +66,8 @@ pub struct Settings {
     pub sloppy_tcp: bool,
     /// Any SCTP packet but an ABORT opens a connection, not only an INIT.
     pub sloppy_sctp: bool,
+    /// NAT servers are told when a packet of theirs belongs to no connection.
+    pub nat_icmp_send: bool,
     /// Defences against floods of new connections.
     pub defences: Defences,
 }

@@ -92,6 +92,8 @@ drop_reasons! {
     NoServer = "no_server",
     /// The connection's real server was removed.
     ServerGone = "server_gone",
+    /// From a NAT server and of no connection; port unreachable was sent (nat_icmp_send), rate permitting.
+    Stray = "stray",
     /// The connection table is full.
     TableFull = "table_full",
     /// The service's local addresses have no free port for a new FULLNAT connection.

@@ -121,6 +121,8 @@ settings! {
     drop_packet = 0, 0 to 3;
     /// Connections of a removed server: 0 their packets are dropped; 1 they end, and their packets are scheduled anew. With 1, new connections of a client leave a server of weight 0 even if they come from the port of an old one
     expire_nodest_conn = 0, 0 to 1;
+    /// 1: a packet of a NAT server that belongs to no connection is answered with port unreachable; 0: it goes to the kernel, which routes it
+    nat_icmp_send = 0, 0 to 1;
     /// Uses the table of TCP states in which only the server makes a connection established. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
     secure_tcp = 0, 0 to 3;
     /// 1: any SCTP packet but an ABORT opens a connection, not only an INIT
@@ -153,7 +155,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("ignore_tunneled", "schedule_icmp"),
     ("lblc_expiration", "entries of lblc are kept for 24 hours"),
     ("lblcr_expiration", "entries of lblcr are kept for 24 hours"),
-    ("nat_icmp_send", "errors about packets of NAT servers that belong to no connection"),
     ("schedule_icmp", "connections that an ICMP error opens"),
     ("sync_persist_mode", "connection synchronisation"),
     ("sync_ports", "connection synchronisation"),

@@ -1,5 +1,7 @@
 //! Which packets open connections, and when a connection gives way to a new one.
 
+use std::net::SocketAddr;
+
 use dataplane::snapshot::ForwardMode::{self, DirectRouting, FullNat, Nat, Tunnel};
 use dataplane::snapshot::{Reuse, Server};
 use dataplane::verdict::DropReason;
@@ -9,7 +11,7 @@ use proto::tcp::Flags;
 use proto::{Family, Protocol};
 use sched::Kind;
 
-use crate::support::packet::{tcp, udp};
+use crate::support::packet::{opening, tcp, udp};
 use crate::support::*;
 
 const FIN: Flags = Flags(Flags::FIN.0 | Flags::ACK.0);
@@ -229,4 +231,40 @@ fn the_sorry_server_does_not_help_a_scheduler_that_insists() {
     director.receive(0, CLIENTS, &udp(client(Family::V4, 1001), virt(Family::V4, 1)));
     assert_eq!((director.connections().len(), director.dropped(DropReason::NoServer)), (1, 1));
     director.settle();
+}
+
+#[test]
+fn nat_servers_are_told_of_packets_without_a_connection() {
+    for family in FAMILIES {
+        for protocol in PROTOCOLS {
+            for nat_icmp_send in [false, true] {
+                let mut director = director(family, 2, protocol, Nat);
+                director.settings.nat_icmp_send = nat_icmp_send;
+                director.publish();
+                let stray = |sport| {
+                    let from = SocketAddr::new(server(family, 1), sport);
+                    let mut packet = opening(protocol, from, client(family, 1000));
+                    if protocol == Protocol::TCP {
+                        packet = tcp(from, client(family, 1000), Flags::ACK);
+                    }
+                    packet
+                };
+                let sent = director.receive(1, SERVERS, &stray(DPORT));
+                assert_eq!(sent.len(), usize::from(nat_icmp_send));
+                if let [error] = sent.as_slice() {
+                    assert_eq!(error.seen().ip.dst.ip(), server(family, 1));
+                    assert_eq!((director.dropped(DropReason::Stray), director.punted().len()), (1, 0));
+                }
+                director.punted();
+                assert_eq!(director.receive(1, SERVERS, &stray(9)).len(), 0, "no server has this port");
+                assert_eq!(director.punted().len(), 1);
+                director.settle();
+            }
+        }
+        let mut director = director(family, 2, Protocol::TCP, Nat);
+        director.settings.nat_icmp_send = true;
+        director.publish();
+        let reset = tcp(SocketAddr::new(server(family, 1), DPORT), client(family, 1000), RST);
+        assert_eq!((director.receive(0, SERVERS, &reset).len(), director.punted().len()), (0, 1));
+    }
 }

@@ -8,7 +8,7 @@ use crate::case::{Case, Listing, both, case};
 
 /// The area's part of the table.
 pub fn cases() -> Vec<Case> {
-    [reuse(), servers(), timeouts(), sloppy(), secure(), drops()].concat()
+    [reuse(), servers(), strays(), timeouts(), sloppy(), secure(), drops()].concat()
 }
 
 /// A service whose new connections go to the server of the highest weight, the first one, by `-m` or another method.
@@ -160,6 +160,24 @@ fn servers() -> Vec<Case> {
             .connections()
             .list(Listing::Services),
     );
+    all
+}
+
+fn strays() -> Vec<Case> {
+    let mut all = Vec::new();
+    for send in [0, 1] {
+        for (what, segment) in [("A", tcp("S1:80", "C1:4000", "A")), ("R", tcp("S1:80", "C1:4000", "R"))] {
+            let name = format!("nat_icmp_send {send}: {what} of a server without a connection");
+            all.push(two_servers(name, "-m").set("nat_icmp_send", send).send(segment).seen());
+        }
+        let service = "-A -u {V1}:53 -s rr\n-a -u {V1}:53 -r {S1}:53 -m";
+        all.extend(both(
+            case(format!("nat_icmp_send {send}: a datagram of a server without a connection"), service)
+                .set("nat_icmp_send", send)
+                .send(udp("S1:53", "C1:4000", 20))
+                .seen(),
+        ));
+    }
     all
 }
 
