@@ -14,7 +14,7 @@ use proto::tcp::{ACK as ACK_AT, CHECKSUM, Flags, SEQ};
 use proto::{Family, Protocol, tcp_options};
 
 use crate::support::check::{self, SeenIp};
-use crate::support::packet::{Packet, Transport, tcp, udp};
+use crate::support::packet::{Packet, Transport, frame, split, tcp, udp};
 use crate::support::*;
 
 const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
@@ -314,6 +314,31 @@ fn a_datagram_that_grows_too_long_is_reported_or_fragmented() {
             assert_eq!(check::reassemble(&parts).payload, [&header[..], &packet.payload].concat());
         }
         director.finish();
+    }
+}
+
+#[test]
+fn fragments_become_those_of_a_longer_packet() {
+    for family in FAMILIES {
+        let header = header_of(family, Protocol::UDP, Version::V2);
+        // Routers do not fragment IPv6: the sender has been told to leave room for the header.
+        let cuts = if family == Family::V4 { [0, 1480, 2960] } else { [0, 1392, 2784] };
+        // The last one leaves room in its last fragment, but not for the header.
+        for (len, workers) in [(4000, 1), (4000, 4), (if family == Family::V4 { 4430 } else { 4160 }, 2)] {
+            let mut director = director(family, Protocol::UDP, Version::V2, workers);
+            let mut packet =
+                udp(client(family, CPORT), virt(family, 1)).with_payload((0..len).map(|n| n as u8).collect());
+            packet.dont_fragment = false;
+            let mut sent = Vec::new();
+            for (n, ip) in split(&packet.ip(), &cuts, 7).iter().enumerate() {
+                director.arrive(n % workers, CLIENTS, &frame(ip, port_mac(CLIENTS), mac_of(packet.src.ip())));
+                sent.extend(director.run());
+            }
+            let parts: Vec<SeenIp> = sent.iter().map(|sent| sent.seen().ip).collect();
+            assert!(parts.iter().all(|part| part.bytes.len() <= 1500));
+            let whole = check::reassemble(&parts);
+            assert!(whole.payload == [&header[..], &packet.payload].concat(), "{family:?} {len} {workers}");
+        }
     }
 }
 
