@@ -227,6 +227,14 @@ impl Fib {
         }
     }
 
+    /// [`source_for`](Self::source_for) where the family is known at run time only.
+    pub fn source_for_ip(&self, dst: IpAddr) -> Option<IpAddr> {
+        match dst {
+            IpAddr::V4(dst) => self.source_for(dst).map(IpAddr::V4),
+            IpAddr::V6(dst) => self.source_for(dst).map(IpAddr::V6),
+        }
+    }
+
     /// The first address of a port's mirror interface in the family of `A`.
     pub fn port_address<A: Address>(&self, port: PortId) -> Option<A> {
         self.ports.get(usize::from(port.0))?.addresses.iter().copied().find_map(A::from_ip)

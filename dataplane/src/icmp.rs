@@ -3,6 +3,8 @@
 //! Everything else (echo, neighbour discovery, router advertisements, errors about packets of the host itself) is the
 //! kernel's.
 
+mod tunnel;
+
 use proto::checksum::{Delta, Sum};
 use proto::icmp::ErrorFields;
 use proto::parse::Fragment;
@@ -10,12 +12,12 @@ use proto::{Family, Protocol, Tuple, ethernet, icmp, icmpv6, tcp, udp};
 
 use crate::conn::{Conn, ConnId, Side};
 use crate::fib::Resolution;
-use crate::forward::{nat, tun};
+use crate::forward::nat;
+use crate::forward::tun::Tunnel;
 use crate::ip::{Ip, replace_addresses};
 use crate::ipsec::connection_tuple;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
-use crate::reassembly::Carrier;
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 use crate::way::{address_frame, fit, send, way_to_client, way_to_server};
@@ -29,6 +31,8 @@ pub enum IcmpError {
     ReassemblyTimeExceeded,
     /// No server takes the connection.
     PortUnreachable,
+    /// The server is beyond reach.
+    HostUnreachable,
     /// The packet does not fit; the largest that does, in bytes.
     TooBig(u16),
 }
@@ -39,6 +43,7 @@ impl IcmpError {
             (Family::V4, IcmpError::TimeExceeded) => (icmp::TIME_EXCEEDED, icmp::TTL_EXCEEDED, 0),
             (Family::V4, IcmpError::ReassemblyTimeExceeded) => (icmp::TIME_EXCEEDED, icmp::REASSEMBLY_TIME_EXCEEDED, 0),
             (Family::V4, IcmpError::PortUnreachable) => (icmp::DESTINATION_UNREACHABLE, icmp::PORT_UNREACHABLE, 0),
+            (Family::V4, IcmpError::HostUnreachable) => (icmp::DESTINATION_UNREACHABLE, icmp::HOST_UNREACHABLE, 0),
             (Family::V4, IcmpError::TooBig(mtu)) => {
                 (icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu.into())
             }
@@ -47,6 +52,9 @@ impl IcmpError {
                 (icmpv6::TIME_EXCEEDED, icmpv6::REASSEMBLY_TIME_EXCEEDED, 0)
             }
             (Family::V6, IcmpError::PortUnreachable) => (icmpv6::DESTINATION_UNREACHABLE, icmpv6::PORT_UNREACHABLE, 0),
+            (Family::V6, IcmpError::HostUnreachable) => {
+                (icmpv6::DESTINATION_UNREACHABLE, icmpv6::ADDRESS_UNREACHABLE, 0)
+            }
             (Family::V6, IcmpError::TooBig(mtu)) => (icmpv6::PACKET_TOO_BIG, 0, mtu.into()),
         };
         ErrorFields { message_type, code, rest }
@@ -89,27 +97,19 @@ pub(crate) fn receive<Io: WorkerIo, A: Ip>(
         return Verdict::Punt;
     }
     let Some(outer) = quote::<A>(packet, l4 + icmp::HEADER_LEN) else { return Verdict::Punt };
-    // The quoted packet went the other way, except that of a tunnel, whose inner packet came from the client.
-    let (tuple, tunnelled) = match outer.tuple.protocol {
-        Protocol::TCP | Protocol::UDP | Protocol::SCTP | Protocol::ESP | Protocol::AH => {
-            (connection_tuple(outer.tuple.reversed()), None)
-        }
-        protocol if protocol == A::IN_IP && snapshot.fib.is_local(outer.tuple.src.into()) => {
-            match quote::<A>(packet, outer.l4) {
-                Some(inner) => (connection_tuple(inner.tuple), Some(inner.l3)),
-                None => return Verdict::Punt,
-            }
-        }
-        _ => return Verdict::Punt,
-    };
+    if let Some(within) = tunnel::within(snapshot, packet, &outer) {
+        return tunnel::receive(pipeline, snapshot, job, within);
+    }
+    if !matches!(outer.tuple.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP | Protocol::ESP | Protocol::AH) {
+        return Verdict::Punt;
+    }
+    // The quoted packet went the other way.
+    let tuple = connection_tuple(outer.tuple.reversed());
     let table = A::table(&mut pipeline.tables);
     match table.find(table.hash(&tuple), &tuple) {
         Some(_) if !checksum_is_right::<A>(packet, l4, job) => Verdict::Drop(DropReason::BadIcmp),
-        Some((id, Side::Inbound)) if tunnelled.is_some() => {
-            relay_from_tunnel(pipeline, snapshot, job, id, tunnelled.unwrap_or(0))
-        }
-        Some((id, side)) if tunnelled.is_none() => relay(pipeline, snapshot, job, id, side, outer),
-        _ => match pipeline.elsewhere(snapshot, &tuple, job.tried) {
+        Some((id, side)) => relay(pipeline, snapshot, job, id, side, outer),
+        None => match pipeline.elsewhere(snapshot, &tuple, job.tried) {
             Some(owner) => Verdict::Steer(owner),
             None => Verdict::Punt,
         },
@@ -163,13 +163,10 @@ fn relay<Io: WorkerIo, A: Ip>(
             conn.outbound(),
         ),
     };
+    let tunnel = Tunnel::of(conn, snapshot);
     let conn = conn.clone();
-    let overhead = match (conn.mode, side) {
-        (ForwardMode::Tunnel, Side::Inbound) => A::HEADER_LEN as u16,
-        _ => 0,
-    };
     // No error is sent about an error; those of sane size always fit.
-    if let Err((_, reason)) = fit(job, &snapshot.fib, way, overhead) {
+    if let Err((_, reason)) = fit(job, &snapshot.fib, way, Tunnel::overhead(&tunnel)) {
         return Verdict::Drop(reason);
     }
     let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
@@ -184,7 +181,7 @@ fn relay<Io: WorkerIo, A: Ip>(
         ForwardMode::DirectRouting => A::decrement_ttl(&mut frame[l3..], Delta::ZERO),
         ForwardMode::Tunnel => {
             let ip_id = pipeline.next_ip_id() as u16;
-            if !tun::encapsulate(&mut job.packet, job.ip.len, conn.laddr, conn.daddr, ip_id) {
+            if !tunnel.is_some_and(|tunnel| tunnel.wrap::<A>(&mut job.packet, job.ip.len, ip_id, hash as u32)) {
                 return Verdict::Drop(DropReason::NoBuffer);
             }
         }
@@ -223,39 +220,6 @@ fn fill_checksum<A: Ip>(message: &mut [u8], src: A, dst: A) {
     message[icmp::CHECKSUM..icmp::CHECKSUM + 2].fill(0);
     let checksum = pseudo_header(src, dst, message.len()).add_bytes(message).finish();
     message[icmp::CHECKSUM..icmp::CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
-}
-
-/// An error about a tunnel packet of ours becomes one about the client's packet in it (ip_vs_core.c, ip_vs_in_icmp).
-fn relay_from_tunnel<Io: WorkerIo, A: Ip>(
-    pipeline: &mut Pipeline<Io>,
-    snapshot: &Snapshot,
-    job: &mut Job<Io::Packet, A>,
-    id: ConnId,
-    inner_l3: usize,
-) -> Verdict {
-    let conn = A::table(&mut pipeline.tables).get(id).clone();
-    let end = usize::from(job.ip.l3) + usize::from(job.ip.len);
-    let (headers, inner) = job.packet.data()[..end].split_at(inner_l3);
-    let message = &headers[job.ip.l4.into()..];
-    let rest = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
-    let error = ErrorFields { message_type: message[icmp::TYPE], code: message[icmp::CODE], rest };
-    let overhead = A::HEADER_LEN as u32;
-    // The tunnel's header takes its part of the MTU; a report of 0 (RFC 1191 section 4) says nothing to correct.
-    let rest = match (A::FAMILY, error.message_type, error.code) {
-        (Family::V4, icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
-            (rest & 0xffff).saturating_sub(overhead)
-        }
-        (Family::V6, icmpv6::PACKET_TOO_BIG, _) => rest.saturating_sub(overhead).max(A::MIN_MTU.into()),
-        _ => 0,
-    };
-    count(pipeline, &conn, Side::Inbound, job.ip.len);
-    match emit(&mut pipeline.io, snapshot, conn.vaddr, ErrorFields { rest, ..error }, inner) {
-        Ok((port, packet)) => {
-            job.packet = Carrier::Frame(packet);
-            Verdict::Transmit(port)
-        }
-        Err(reason) => Verdict::Drop(reason),
-    }
 }
 
 /// Tells the sender of `job`'s packet why it was not forwarded, if that is allowed and the rate permits.

@@ -48,9 +48,28 @@ pub trait Ip: Address {
     fn error_len(len: usize) -> usize;
     /// Writes an ICMP error; see [`icmp::emit_error`].
     fn emit_error(out: &mut [u8], src: Self, about: &[u8], error: &ErrorFields) -> Option<usize>;
-    /// Writes a header without options for a packet of protocol [`IN_IP`](Self::IN_IP) that wraps `inner`, the header
-    /// of a packet of the same version of `inner_len` bytes.
-    fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, id: u16);
+    /// What the header of a tunnel around a packet with this one takes over from it.
+    fn inherited(header: &[u8]) -> Inherited;
+    /// Writes a tunnel's header, without options, in front of `payload_len` bytes of `protocol`.
+    fn write_outer(
+        outer: &mut [u8],
+        from: Inherited,
+        protocol: Protocol,
+        payload_len: u16,
+        between: (Self, Self),
+        id: u16,
+    );
+}
+
+/// What a tunnel's header takes over from the packet in the tunnel (RFC 2003 section 3.1, RFC 2473 section 6).
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    /// Type of service or traffic class.
+    pub traffic_class: u8,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// An IPv4 packet that must not be fragmented. IPv6 has no such field, and an IPv4 tunnel of it may be fragmented.
+    pub dont_fragment: bool,
 }
 
 impl Ip for Ipv4Addr {
@@ -98,19 +117,35 @@ impl Ip for Ipv4Addr {
         icmp::emit_error(out, src, about, error)
     }
 
-    fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, id: u16) {
-        // RFC 2003 section 3.1; "don't fragment" and the time to live are those of the inner header.
+    #[inline(always)]
+    fn inherited(header: &[u8]) -> Inherited {
+        Inherited {
+            traffic_class: outer_traffic_class(header[1]),
+            ttl: header[ipv4::TTL],
+            dont_fragment: !Self::may_fragment(header),
+        }
+    }
+
+    #[inline(always)]
+    fn write_outer(
+        outer: &mut [u8],
+        from: Inherited,
+        protocol: Protocol,
+        payload_len: u16,
+        between: (Self, Self),
+        id: u16,
+    ) {
         ipv4::emit(
             outer,
             &ipv4::Fields {
-                tos: outer_traffic_class(inner[1]),
-                total_len: inner_len + Self::HEADER_LEN as u16,
+                tos: from.traffic_class,
+                total_len: payload_len + Self::HEADER_LEN as u16,
                 id,
-                dont_fragment: !Self::may_fragment(inner),
-                ttl: inner[ipv4::TTL],
-                protocol: Self::IN_IP,
-                src,
-                dst,
+                dont_fragment: from.dont_fragment,
+                ttl: from.ttl,
+                protocol,
+                src: between.0,
+                dst: between.1,
             },
         );
     }
@@ -153,18 +188,34 @@ impl Ip for Ipv6Addr {
         icmpv6::emit_error(out, src, about, error)
     }
 
-    fn write_outer(outer: &mut [u8], inner: &[u8], inner_len: u16, src: Self, dst: Self, _id: u16) {
-        // RFC 2473 section 6.
+    #[inline(always)]
+    fn inherited(header: &[u8]) -> Inherited {
+        Inherited {
+            traffic_class: outer_traffic_class(header[0] << 4 | header[1] >> 4),
+            ttl: header[ipv6::HOP_LIMIT],
+            dont_fragment: false,
+        }
+    }
+
+    #[inline(always)]
+    fn write_outer(
+        outer: &mut [u8],
+        from: Inherited,
+        protocol: Protocol,
+        payload_len: u16,
+        between: (Self, Self),
+        _id: u16,
+    ) {
         ipv6::emit(
             outer,
             &ipv6::Fields {
-                traffic_class: outer_traffic_class(inner[0] << 4 | inner[1] >> 4),
+                traffic_class: from.traffic_class,
                 flow_label: 0,
-                payload_len: inner_len,
-                next_header: Self::IN_IP,
-                hop_limit: inner[ipv6::HOP_LIMIT],
-                src,
-                dst,
+                payload_len,
+                next_header: protocol,
+                hop_limit: from.ttl,
+                src: between.0,
+                dst: between.1,
             },
         );
     }

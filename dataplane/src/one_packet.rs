@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use crate::conn::Side;
+use crate::forward::tun::Tunnel;
 use crate::ip::Ip;
 use crate::packet::WorkerIo;
-use crate::pipeline::{Job, Pipeline, overhead, readdress_inbound};
+use crate::pipeline::{Job, Pipeline, readdress_inbound};
 use crate::snapshot::{Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 use crate::way::{Way, fit, send, way_to_server};
@@ -26,13 +27,14 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let mut conn = self.assign(snapshot, service, job)?;
         self.counters().load(conn.server).total.add(1);
         let way = way_to_server(&mut conn, snapshot, job.hash);
-        if let Err((error, reason)) = fit(job, &snapshot.fib, way, overhead::<A>(conn.mode)) {
-            return Ok(self.reject(snapshot, job, error, reason));
+        let tunnel = Tunnel::of(&mut conn, snapshot);
+        if let Err((error, reason)) = fit(job, &snapshot.fib, way, Tunnel::overhead(&tunnel)) {
+            return Ok(self.reject_aged(snapshot, job, error, reason));
         }
         let Way::Hop(_) = way else { return Err(DropReason::NoRoute) };
         self.counters().server(conn.server).count(Side::Inbound, job.ip.len);
         let ip_id = self.next_ip_id() as u16;
-        readdress_inbound(job, &conn, ip_id)?;
+        readdress_inbound(job, &conn, tunnel, ip_id)?;
         Ok(send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for))
     }
 }

@@ -21,7 +21,8 @@ use proto::{Protocol, Tuple, ethernet, ipv6, plain, sctp};
 use crate::conn::{Candidate, Conn, ConnFlags, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
 use crate::counters::WorkerCounters;
 use crate::defence::Defence;
-use crate::forward::{nat, tun};
+use crate::forward::nat;
+use crate::forward::tun::Tunnel;
 use crate::helper::Helpers;
 use crate::icmp::{self, IcmpError};
 use crate::ip::{Ip, Tables};
@@ -337,10 +338,11 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let table = A::table(&mut self.tables);
         let header =
             table.extra(id).and_then(|extra| extra.proxy).map_or(0, |header| header.overhead(job.ip.tuple.protocol));
-        let overhead = overhead::<A>(table.get(id).mode) + header;
-        let way = way_to_server(table.get_mut(id), snapshot, job.hash);
-        if let Err((error, reason)) = fit(job, &snapshot.fib, way, overhead) {
-            return self.reject(snapshot, job, error, reason);
+        let conn = table.get_mut(id);
+        let way = way_to_server(conn, snapshot, job.hash);
+        let tunnel = Tunnel::of(conn, snapshot);
+        if let Err((error, reason)) = fit(job, &snapshot.fib, way, Tunnel::overhead(&tunnel) + header) {
+            return self.reject_aged(snapshot, job, error, reason);
         }
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
 
@@ -353,7 +355,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
 
         let ip_id = self.next_ip_id() as u16;
-        match readdress_inbound(job, A::table(&mut self.tables).get(id), ip_id) {
+        match readdress_inbound(job, A::table(&mut self.tables).get(id), tunnel, ip_id) {
             Ok(()) => match self.change_inbound(snapshot, job, id, way) {
                 Ok(()) => send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for),
                 Err(reason) => Verdict::Drop(reason),
@@ -444,6 +446,18 @@ impl<Io: WorkerIo> Pipeline<Io> {
     ) -> Verdict {
         icmp::originate(self, snapshot, job, error);
         Verdict::Drop(reason)
+    }
+
+    /// [`reject`](Self::reject) as late as IPVS does it: the error quotes a time to live that is decremented already.
+    pub(crate) fn reject_aged<A: Ip>(
+        &mut self,
+        snapshot: &Snapshot,
+        job: &mut Job<Io::Packet, A>,
+        error: IcmpError,
+        reason: DropReason,
+    ) -> Verdict {
+        A::decrement_ttl(&mut job.packet.data_mut()[job.ip.l3.into()..], Delta::ZERO);
+        self.reject(snapshot, job, error, reason)
     }
 
     pub(crate) fn carry_out<A: Ip>(&mut self, verdict: Verdict, job: Job<Io::Packet, A>) {
@@ -547,18 +561,11 @@ fn resolves_addresses(frame: &[u8]) -> bool {
     }
 }
 
-/// Bytes that forwarding adds to a client's packet.
-pub(crate) fn overhead<A: Ip>(mode: ForwardMode) -> u16 {
-    match mode {
-        ForwardMode::Tunnel => A::HEADER_LEN as u16,
-        _ => 0,
-    }
-}
-
-/// Makes a client's packet one for the connection's server; `ip_id` is for a tunnel's header.
+/// Makes a client's packet one for the connection's server; `ip_id` is for the tunnel's header if it goes through one.
 pub(crate) fn readdress_inbound<P: PacketBuf, A: Ip>(
     job: &mut Job<P, A>,
     conn: &Conn<A>,
+    tunnel: Option<Tunnel>,
     ip_id: u16,
 ) -> Result<(), DropReason> {
     let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
@@ -570,7 +577,8 @@ pub(crate) fn readdress_inbound<P: PacketBuf, A: Ip>(
         }
         ForwardMode::DirectRouting => A::decrement_ttl(&mut job.packet.data_mut()[l3..], Delta::ZERO),
         ForwardMode::Tunnel => {
-            if !tun::encapsulate(&mut job.packet, job.ip.len, conn.laddr, conn.daddr, ip_id) {
+            let (packet, len, flow) = (&mut job.packet, job.ip.len, job.hash as u32);
+            if !tunnel.is_some_and(|tunnel| tunnel.wrap::<A>(packet, len, ip_id, flow)) {
                 return Err(DropReason::NoBuffer);
             }
         }

@@ -159,6 +159,11 @@ impl Scheduling {
         state.way
     }
 
+    /// The address of a server that has connections of this worker.
+    pub(crate) fn address_of(&self, server: ServerId) -> IpAddr {
+        self.servers[server.0 as usize].addr
+    }
+
     /// The local endpoint that is next in turn towards a server chosen. `service` has at least one local address.
     fn local<A: Ip>(&mut self, service: &Service, server: ServerId) -> Option<(A, u16)> {
         let state = &mut self.servers[server.0 as usize];
@@ -285,8 +290,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
             self.counters().service(service.id).no_server.add(1);
             return Err(DropReason::NoServer);
         };
-        // The control thread keeps servers in their service's family.
-        let daddr = A::from_ip(server.addr).ok_or(DropReason::NoServer)?;
+        let daddr = match A::from_ip(server.addr) {
+            Some(daddr) => daddr,
+            // The end of a tunnel of the other family is known by the server's id.
+            None if server.mode == ForwardMode::Tunnel => A::UNSPECIFIED,
+            // The control thread keeps other servers in their service's family.
+            None => return Err(DropReason::NoServer),
+        };
         let tuple = job.ip.tuple;
         let mut conn = Conn {
             caddr: tuple.src,

@@ -94,8 +94,38 @@ pub enum ForwardMode {
     FullNat,
     /// Direct routing: the frame goes to the server's MAC address, the packet is unchanged.
     DirectRouting,
-    /// The packet is wrapped in IP-in-IP to the server.
+    /// The packet is wrapped in another to the server, as the server's [`Encapsulation`] says.
     Tunnel,
+}
+
+/// What is between the outer header and the packet in a tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Nothing: IP in IP.
+    #[default]
+    Ipip,
+    /// Generic UDP Encapsulation.
+    Gue {
+        /// UDP destination port.
+        port: u16,
+        /// UDP has a checksum. IPVS's "remote checksum" is the same for packets that come from a wire: only checksums
+        /// that its own host has yet to compute are left to the other end.
+        checksum: bool,
+    },
+    /// Generic Routing Encapsulation.
+    Gre {
+        /// The header has a checksum.
+        checksum: bool,
+    },
+}
+
+/// A tunnel that is more than IP in IP of one family.
+#[derive(Clone, Copy, Debug)]
+pub struct SpecialTunnel {
+    /// Where it ends.
+    pub server: IpAddr,
+    /// What is in it.
+    pub encapsulation: Encapsulation,
 }
 
 impl ForwardMode {
@@ -182,6 +212,8 @@ pub struct Server {
     pub port: u16,
     /// How it is reached.
     pub mode: ForwardMode,
+    /// What is in the tunnel in mode [`Tunnel`](ForwardMode::Tunnel).
+    pub encapsulation: Encapsulation,
     /// Share of new connections; 0 takes none (existing ones go on).
     pub weight: u32,
     /// New connections stop at this many connections; 0 means no limit.
@@ -210,6 +242,10 @@ pub struct ServiceTable {
     presence: Vec<Presence>,
     /// NAT servers' endpoints, to recognise their replies, with the services they serve or served.
     nat_servers: HashMap<(Protocol, IpAddr, u16), Vec<ServiceKey>>,
+    /// Servers in tunnels whose packets take the long way.
+    tunnels: HashMap<ServerId, SpecialTunnel>,
+    /// Addresses and UDP ports where GUE tunnels end.
+    gue_endpoints: HashSet<(IpAddr, u16)>,
     /// Virtual and local addresses: destinations of packets that belong to the director.
     destinations: HashSet<IpAddr>,
     /// Addresses of NAT servers: sources of packets that may be replies.
@@ -239,8 +275,10 @@ impl ServiceTable {
                     table.presence.resize(index + 1, Presence::Gone);
                 }
                 table.presence[index] = if server.weight == 0 { Presence::Quiescent } else { Presence::Serving };
-                if server.mode == ForwardMode::Nat {
-                    table.add_nat_server(service.key, server.addr, server.port);
+                match server.mode {
+                    ForwardMode::Nat => table.add_nat_server(service.key, server.addr, server.port),
+                    ForwardMode::Tunnel => table.add_tunnel(service.key, server),
+                    _ => {}
                 }
             }
             table.destinations.insert(service.key.vaddr);
@@ -256,6 +294,16 @@ impl ServiceTable {
             keys.push(key);
         }
         self.nat_sources.insert(addr);
+    }
+
+    fn add_tunnel(&mut self, key: ServiceKey, server: &Server) {
+        let &Server { addr, encapsulation, .. } = server;
+        if encapsulation != Encapsulation::Ipip || Family::of(addr) != Family::of(key.vaddr) {
+            self.tunnels.insert(server.id, SpecialTunnel { server: addr, encapsulation });
+        }
+        if let Encapsulation::Gue { port, .. } = encapsulation {
+            self.gue_endpoints.insert((addr, port));
+        }
     }
 
     /// The service for a destination.
@@ -286,6 +334,16 @@ impl ServiceTable {
     /// The services for which this endpoint is a NAT server; empty for any other endpoint.
     pub fn nat_services<A: Address>(&self, protocol: Protocol, addr: A, port: u16) -> &[ServiceKey] {
         self.nat_servers.get(&(protocol, addr.into(), port)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The server's tunnel if it is more than IP in IP of one family.
+    pub fn tunnel(&self, id: ServerId) -> Option<&SpecialTunnel> {
+        self.tunnels.get(&id)
+    }
+
+    /// True when GUE tunnels end there.
+    pub fn is_gue_endpoint<A: Address>(&self, addr: A, port: u16) -> bool {
+        self.gue_endpoints.contains(&(addr.into(), port))
     }
 
     /// True when a packet between these addresses may belong to a virtual service, whatever its ports.

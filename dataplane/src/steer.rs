@@ -152,6 +152,7 @@ mod tests {
                 addr: SERVER.into(),
                 port: 8080,
                 mode: ForwardMode::Nat,
+                encapsulation: Default::default(),
                 weight: 1,
                 upper_threshold: 0,
                 lower_threshold: 0,

@@ -60,6 +60,16 @@ pub(crate) fn way_to_server<A: Ip>(conn: &mut Conn<A>, snapshot: &Snapshot, flow
     conn.forget_stale_ways(snapshot);
     let daddr = conn.daddr;
     if conn.mode == ForwardMode::Tunnel && conn.to_server == AdjacencyId::NONE {
+        if let Some(tunnel) = snapshot.services.tunnel(conn.server)
+            && A::from_ip(tunnel.server).is_none()
+        {
+            let (fib, cached) = (&snapshot.fib, &mut conn.to_server);
+            return match (fib.source_for_ip(tunnel.server), tunnel.server) {
+                (None, _) => Way::None,
+                (_, IpAddr::V4(server)) => way(cached, fib, server, flow),
+                (_, IpAddr::V6(server)) => way(cached, fib, server, flow),
+            };
+        }
         // The tunnel's source depends on the route, too.
         match snapshot.fib.source_for(daddr) {
             Some(source) => conn.laddr = source,

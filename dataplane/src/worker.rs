@@ -308,8 +308,17 @@ fn dump<Io: WorkerIo>(
     slots: usize,
 ) -> Option<u64> {
     let (tables, now) = (&pipeline.tables, pipeline.now);
-    if cursor & V6_CURSOR == 0 {
-        return Some(tables.v4.dump(cursor, records, slots, now).unwrap_or(V6_CURSOR));
+    let first = records.len();
+    let next = match cursor & V6_CURSOR {
+        0 => Some(tables.v4.dump(cursor, records, slots, now).unwrap_or(V6_CURSOR)),
+        _ => tables.v6.dump(cursor & !V6_CURSOR, records, slots, now).map(|next| next | V6_CURSOR),
+    };
+    for record in &mut records[first..] {
+        let (addr, _) = &mut record.server;
+        if addr.is_unspecified() {
+            // Of the other family: the connection has no room for it.
+            *addr = pipeline.scheduling.address_of(record.server_id);
+        }
     }
-    tables.v6.dump(cursor & !V6_CURSOR, records, slots, now).map(|next| next | V6_CURSOR)
+    next
 }

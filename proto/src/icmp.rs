@@ -165,7 +165,8 @@ pub fn emit_error(out: &mut [u8], src: Ipv4Addr, offending: &[u8], error: &Error
     let fields = ipv4::Fields {
         tos: 0xc0,
         total_len: len as u16,
-        id: 0,
+        // It differs from packet to packet as that of the offending ones does.
+        id: get_u16(to, ipv4::ID),
         dont_fragment: false,
         ttl: 64,
         protocol: Protocol::ICMP,

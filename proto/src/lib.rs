@@ -1,6 +1,7 @@
 //! Network protocols as pure code on byte slices.
 //!
-//! * [`ethernet`], [`arp`], [`ipv4`], [`ipv6`], [`tcp`], [`tcp_options`], [`udp`], [`icmp`], [`icmpv6`]: wire formats. A
+//! * [`ethernet`], [`arp`], [`ipv4`], [`ipv6`], [`tcp`], [`tcp_options`], [`udp`], [`icmp`], [`icmpv6`], [`gre`],
+//!   [`gue`]: wire formats. A
 //!   header type is a view over a slice; once `new_checked` has accepted the slice, no accessor panics.
 //! * [`checksum`]: the Internet checksum, in full (RFC 1071) and incremental (RFC 1624).
 //! * [`parse`]: one pass over a received frame that yields what the packet path needs of it.
@@ -19,6 +20,8 @@ pub mod checksum;
 pub mod client_address;
 pub mod ethernet;
 pub mod fragment;
+pub mod gre;
+pub mod gue;
 pub mod icmp;
 pub mod icmpv6;
 pub mod ipv4;

@@ -18,6 +18,8 @@ impl Protocol {
     pub const UDP: Self = Self(17);
     /// IPv6 in IP (RFC 2473).
     pub const IPV6: Self = Self(41);
+    /// Generic Routing Encapsulation (RFC 2784).
+    pub const GRE: Self = Self(47);
     /// Encapsulating Security Payload (RFC 4303).
     pub const ESP: Self = Self(50);
     /// Authentication Header (RFC 4302).

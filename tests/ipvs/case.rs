@@ -255,12 +255,17 @@ impl Place {
             "C" => self.client(n),
             "V" => self.virtual_address(n),
             "S" => host(self.family, 1, 60 + n),
+            // The same server over the other family.
+            "X" => {
+                let other = if self.family == Family::V4 { Family::V6 } else { Family::V4 };
+                Place { family: other, ..self }.resolve(&format!("S{n}"))
+            }
             "R" => host(self.family, 1, 20 + n),
             "K" => host(self.family, 0, 10 + n),
             "G" => host(self.family, 0, 50),
             "D" => host(self.family, 0, 1),
             "E" => host(self.family, 1, 1),
-            _ => panic!("no host is named {name}: C1, V1, S1, R1, K1, G, D or E"),
+            _ => panic!("no host is named {name}: C1, V1, S1, X1, R1, K1, G, D or E"),
         }
     }
 
@@ -278,7 +283,7 @@ impl Place {
         for part in parts {
             let known = |name: &str| {
                 let name = name.strip_suffix('/').unwrap_or(name);
-                let digits = name.trim_start_matches(['C', 'V', 'S', 'R', 'K', 'G', 'D', 'E', 'M']);
+                let digits = name.trim_start_matches(['C', 'V', 'S', 'X', 'R', 'K', 'G', 'D', 'E', 'M']);
                 name == "-6"
                     || name.contains('|')
                     || name.len() == digits.len() + 1 && digits.is_empty() != digits.parse::<u8>().is_ok()

@@ -53,4 +53,5 @@ areas! {
     refused,
     schedulers,
     tcp,
+    tunnel,
 }

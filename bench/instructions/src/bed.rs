@@ -174,6 +174,7 @@ fn service(config: &Config) -> Service {
         addr: host(config.is_v6, Net::Link, 10 + u32::from(n)),
         port: if config.mode.sees_replies() { DPORT } else { VPORT },
         mode: config.mode,
+        encapsulation: Default::default(),
         weight: 1,
         upper_threshold: 0,
         lower_threshold: 0,

@@ -316,6 +316,7 @@ fn services<A: Family>(flows: &Flows) -> Vec<Arc<Service>> {
         addr: A::host(Net::Server, 1 + n).into(),
         port: flows.dport(),
         mode: flows.mode,
+        encapsulation: Default::default(),
         weight: 1,
         upper_threshold: 0,
         lower_threshold: 0,

@@ -19,7 +19,7 @@ pub use operation::Operation;
 pub use request::NewLocalAddress;
 pub use service::{
     ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, Server, ServerId, Service,
-    ServiceSettings, SorryServer, Timeouts,
+    ServiceSettings, SorryServer, Timeouts, Tunnel, TunnelChecksum, TunnelType,
 };
 pub use stats::{DropCount, FlowStats, PortStats, ServerStatus, ServiceStatus, Status, WorkerStats};
 pub use sysctl::{Setting, SysctlError, Sysctls};

@@ -207,8 +207,98 @@ pub enum ForwardMode {
     Fullnat,
     /// Direct routing (`ipvsadm -g`).
     Dr,
-    /// IP-in-IP tunnel (`ipvsadm -i`).
+    /// Tunnel (`ipvsadm -i`), as the server's [`Tunnel`] says.
     Tun,
+}
+
+/// What is between the outer header and the packet in a tunnel (`ipvsadm --tun-type`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelType {
+    /// Nothing: IP in IP.
+    #[default]
+    Ipip,
+    /// Generic UDP Encapsulation.
+    Gue,
+    /// Generic Routing Encapsulation.
+    Gre,
+}
+
+impl TunnelType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [TunnelType::Ipip, TunnelType::Gue, TunnelType::Gre];
+
+    /// The name that `ipvsadm --tun-type` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            TunnelType::Ipip => "ipip",
+            TunnelType::Gue => "gue",
+            TunnelType::Gre => "gre",
+        }
+    }
+}
+
+/// The checksum of a tunnel's own header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelChecksum {
+    /// None (`ipvsadm --tun-nocsum`).
+    #[default]
+    None,
+    /// Over the whole packet (`--tun-csum`); gue and gre.
+    Csum,
+    /// Remote checksum offload (`--tun-remcsum`); gue only. The same as `csum` for packets that come from a wire.
+    Remcsum,
+}
+
+impl TunnelChecksum {
+    /// All of them.
+    pub const ALL: [Self; 3] = [TunnelChecksum::None, TunnelChecksum::Csum, TunnelChecksum::Remcsum];
+
+    /// As configuration files spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TunnelChecksum::None => "none",
+            TunnelChecksum::Csum => "csum",
+            TunnelChecksum::Remcsum => "remcsum",
+        }
+    }
+}
+
+/// How packets to a server in mode `tun` are wrapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tunnel {
+    /// The encapsulation.
+    #[serde(default, rename = "type")]
+    pub kind: TunnelType,
+    /// UDP port at the server; gue needs one, the others have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Checksum; ipip has none.
+    #[serde(default)]
+    pub checksum: TunnelChecksum,
+}
+
+impl Tunnel {
+    /// True for plain IP in IP.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Tunnel {
+    /// `ipip`, `gue:6080`, `gre (csum)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        match self.checksum {
+            TunnelChecksum::None => Ok(()),
+            checksum => write!(f, " ({})", checksum.name()),
+        }
+    }
 }
 
 /// A real server.
@@ -219,6 +309,9 @@ pub struct Server {
     pub address: SocketAddr,
     /// How it is reached.
     pub mode: ForwardMode,
+    /// How packets are wrapped in mode `tun`.
+    #[serde(default, skip_serializing_if = "Tunnel::is_plain")]
+    pub tunnel: Tunnel,
     /// Share of new connections, 0 to 65535; 0 takes none (existing ones go on).
     #[serde(default = "one")]
     pub weight: u32,
@@ -369,7 +462,14 @@ pub struct SorryServer {
 impl SorryServer {
     /// The same as a server like others.
     pub fn server(self) -> Server {
-        Server { address: self.address, mode: self.mode, weight: 1, upper_threshold: 0, lower_threshold: 0 }
+        Server {
+            address: self.address,
+            mode: self.mode,
+            tunnel: Tunnel::default(),
+            weight: 1,
+            upper_threshold: 0,
+            lower_threshold: 0,
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
-    ApiError, ErrorKind, ForwardMode, Operation, Server, Service, ServiceId, ServiceSettings, ServiceStatus,
+    ApiError, ErrorKind, ForwardMode, Operation, Server, Service, ServiceId, ServiceSettings, ServiceStatus, Tunnel,
 };
 
-use crate::cli::{Load, Settings};
+use crate::cli::{Load, Settings, TunnelArguments};
 
 /// A new service with its servers.
 pub(crate) fn add_service(
@@ -59,16 +59,36 @@ pub(crate) fn edit_service(service: &Service, settings: &Settings, no_timeout: b
 }
 
 fn new_server(address: SocketAddr) -> Server {
-    Server { address, mode: ForwardMode::Nat, weight: 1, upper_threshold: 0, lower_threshold: 0 }
+    Server {
+        address,
+        mode: ForwardMode::Nat,
+        tunnel: Tunnel::default(),
+        weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+    }
 }
 
 fn changed(old: Server, mode: Option<ForwardMode>, load: &Load) -> Server {
+    let mode = mode.unwrap_or(old.mode);
     Server {
         address: old.address,
-        mode: mode.unwrap_or(old.mode),
+        mode,
+        tunnel: changed_tunnel(if mode == ForwardMode::Tun { old.tunnel } else { Tunnel::default() }, &load.tunnel),
         weight: load.weight.unwrap_or(old.weight),
         upper_threshold: load.upper_threshold.unwrap_or(old.upper_threshold),
         lower_threshold: load.lower_threshold.unwrap_or(old.lower_threshold),
+    }
+}
+
+fn changed_tunnel(old: Tunnel, arguments: &TunnelArguments) -> Tunnel {
+    let kind = arguments.tunnel.unwrap_or(old.kind);
+    // Port and checksum belong to one type: another begins without.
+    let old = if kind == old.kind { old } else { Tunnel::default() };
+    Tunnel {
+        kind,
+        port: arguments.tunnel_port.or(old.port),
+        checksum: arguments.tunnel_checksum.unwrap_or(old.checksum),
     }
 }
 
@@ -99,7 +119,7 @@ pub(crate) fn edit_server(
 mod tests {
     use std::net::Ipv4Addr;
 
-    use dpvs_api::{ClientAddress, LocalPorts, Scheduler, SchedulerFlag, SorryServer};
+    use dpvs_api::{ClientAddress, LocalPorts, Scheduler, SchedulerFlag, SorryServer, TunnelChecksum, TunnelType};
 
     use super::*;
     use crate::cli::{SchedulerFlags, Sorry, Told};
@@ -116,7 +136,8 @@ mod tests {
     };
     const SORRY: SorryServer =
         SorryServer { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)), 8080), mode: ForwardMode::Nat };
-    const NO_LOAD: Load = Load { weight: None, upper_threshold: None, lower_threshold: None };
+    const NO_TUNNEL: TunnelArguments = TunnelArguments { tunnel: None, tunnel_port: None, tunnel_checksum: None };
+    const NO_LOAD: Load = Load { weight: None, upper_threshold: None, lower_threshold: None, tunnel: NO_TUNNEL };
 
     fn settings_after(settings: &Settings, no_timeout: bool) -> ServiceSettings {
         let Operation::EditService { settings, .. } = edit_service(&service_status().service, settings, no_timeout)
@@ -183,6 +204,19 @@ mod tests {
         let error = edit_server(&status, "10.9.9.9:80".parse().unwrap(), None, &NO_LOAD).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotFound);
         assert!(error.message.starts_with("service tcp/192.0.2.10:80 has no server 10.9.9.9:80"), "{error}");
+    }
+
+    #[test]
+    fn a_tunnel_keeps_what_belongs_to_its_type() {
+        let gue = Tunnel { kind: TunnelType::Gue, port: Some(6080), checksum: TunnelChecksum::Csum };
+        assert_eq!(changed_tunnel(gue, &NO_TUNNEL), gue);
+        let port = TunnelArguments { tunnel_port: Some(6081), ..NO_TUNNEL };
+        assert_eq!(changed_tunnel(gue, &port), Tunnel { port: Some(6081), ..gue });
+        let gre = TunnelArguments { tunnel: Some(TunnelType::Gre), ..NO_TUNNEL };
+        assert_eq!(changed_tunnel(gue, &gre), Tunnel { kind: TunnelType::Gre, ..Tunnel::default() });
+        let server = Server { mode: ForwardMode::Tun, tunnel: gue, ..new_server("10.0.0.1:80".parse().unwrap()) };
+        assert_eq!(changed(server.clone(), None, &NO_LOAD).tunnel, gue);
+        assert_eq!(changed(server, Some(ForwardMode::Dr), &NO_LOAD).tunnel, Tunnel::default());
     }
 
     #[test]

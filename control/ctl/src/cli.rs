@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use dpvs_api::{ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, ServiceId, SorryServer};
+use dpvs_api::{
+    ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, ServiceId, SorryServer, TunnelChecksum,
+    TunnelType,
+};
 
 use crate::filter::Endpoint;
 
@@ -207,7 +210,8 @@ pub enum Servers {
     /// Add a server
     #[command(after_help = "\
 Example:
-  dpvs-ctl servers add tcp/192.0.2.10:80 10.0.0.3:8080 --mode nat --weight 2")]
+  dpvs-ctl servers add tcp/192.0.2.10:80 10.0.0.3:8080 --mode nat --weight 2
+  dpvs-ctl servers add tcp/192.0.2.10:80 [2001:db8::3]:80 --mode tun --tunnel gue --tunnel-port 6080")]
     Add {
         /// The service
         service: ServiceId,
@@ -260,6 +264,23 @@ pub struct Load {
     /// Number of connections below which they resume; 0: three quarters of the upper one [default of a new server: 0]
     #[arg(long, value_name = "CONNECTIONS")]
     pub lower_threshold: Option<u32>,
+    /// How packets are wrapped
+    #[command(flatten)]
+    pub tunnel: TunnelArguments,
+}
+
+/// How packets to a server in mode tun are wrapped.
+#[derive(Debug, Args)]
+pub struct TunnelArguments {
+    /// Encapsulation in mode tun [default of a new server: ipip]
+    #[arg(long, value_name = "TYPE", value_parser = tunnel_type())]
+    pub tunnel: Option<TunnelType>,
+    /// UDP port at the server; gue only
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub tunnel_port: Option<u16>,
+    /// Checksum of the tunnel's header; csum for gue and gre, remcsum for gue [default of a new server: none]
+    #[arg(long, value_name = "KIND", value_parser = tunnel_checksum())]
+    pub tunnel_checksum: Option<TunnelChecksum>,
 }
 
 /// Commands about local addresses.
@@ -380,6 +401,14 @@ fn forward_mode() -> impl TypedValueParser<Value = ForwardMode> {
     one_of(MODES.map(|mode| (crate::show::mode_name(mode), mode)).into())
 }
 
+fn tunnel_type() -> impl TypedValueParser<Value = TunnelType> {
+    one_of(TunnelType::ALL.map(|kind| (kind.name(), kind)).into())
+}
+
+fn tunnel_checksum() -> impl TypedValueParser<Value = TunnelChecksum> {
+    one_of(TunnelChecksum::ALL.map(|checksum| (checksum.name(), checksum)).into())
+}
+
 fn protocol() -> impl TypedValueParser<Value = Protocol> {
     one_of(Protocol::ALL.map(|protocol| (protocol.name(), protocol)).into())
 }
@@ -455,6 +484,8 @@ mod tests {
             ("servers add tcp/192.0.2.1:80 10.0.0.1 --mode nat", "write ADDRESS:PORT"),
             ("servers add tcp/192.0.2.1:80 10.0.0.1:80", "--mode <MODE>"),
             ("servers add tcp/192.0.2.1:80 10.0.0.1:80 --mode x", "[possible values: nat, fullnat, dr, tun]"),
+            ("servers add tcp/192.0.2.1:80 10.0.0.1:80 --mode tun --tunnel x", "[possible values: ipip, gue, gre]"),
+            ("servers edit tcp/192.0.2.1:80 10.0.0.1:80 --tunnel-port 0", "0 is not in 1.."),
             ("services add tcp/192.0.2.1:80 --server 10.0.0.1:80", "--mode <MODE>"),
             ("services add tcp/192.0.2.1:80 --scheduler x", "[possible values: rr, wrr, lc, wlc, sed"),
             ("services add tcp/192.0.2.1:80 --scheduler-flags sh-x", "'sh-x' is no flag; write none or some of sh-"),

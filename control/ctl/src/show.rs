@@ -119,7 +119,10 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
         let server = &status.server;
         table.row([
             name,
-            mode_name(server.mode).to_owned(),
+            match server.tunnel.is_plain() {
+                true => mode_name(server.mode).to_owned(),
+                false => format!("{} {}", mode_name(server.mode), server.tunnel),
+            },
             server.weight.to_string(),
             threshold(server.upper_threshold),
             threshold(server.lower_threshold),

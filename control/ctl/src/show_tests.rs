@@ -11,6 +11,7 @@ pub(crate) fn service_status() -> ServiceStatus {
         server: Server {
             address: address.parse().unwrap(),
             mode: ForwardMode::Fullnat,
+            tunnel: Default::default(),
             weight,
             upper_threshold: 100,
             lower_threshold: 0,

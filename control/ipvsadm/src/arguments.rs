@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag};
+use dpvs_api::{Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, TunnelType};
 
 use crate::address::{endpoint, ipv4, leading_number, number};
-use crate::check::{Command, Opt, OptSet, TunType};
+use crate::check::{Command, Opt, OptSet};
 use crate::failure::{Failure, REFUSED};
 use crate::names::Names;
 use crate::options::{Options, Tag};
@@ -54,7 +54,8 @@ pub(crate) struct Arguments {
     pub weight: u32,
     pub upper_threshold: u32,
     pub lower_threshold: u32,
-    pub tun_type: TunType,
+    pub tun_type: TunnelType,
+    pub tun_port: Option<u16>,
     pub timeouts: [u32; 3],
     pub local_address: Option<IpAddr>,
     pub interface: Option<String>,
@@ -94,7 +95,8 @@ pub(crate) fn parse(program: &str, words: &[String], names: &dyn Names) -> Resul
         weight: 1,
         upper_threshold: 0,
         lower_threshold: 0,
-        tun_type: TunType::Ipip,
+        tun_type: TunnelType::Ipip,
+        tun_port: None,
         timeouts: [0; 3],
         local_address: None,
         interface: None,
@@ -215,10 +217,16 @@ impl Arguments {
             Tag::SyncMaxlen => (Opt::SyncMaxlen, in_range(text, 1, 65535 - 20 - 8, "sync-maxlen")),
             Tag::TunInfo => (Opt::TunInfo, Ok(())),
             Tag::TunType => {
-                let tun_type = TunType::parse(text).ok_or_else(|| illegal("tunnel type"));
+                let tun_type = TunnelType::ALL
+                    .into_iter()
+                    .find(|tunnel| tunnel.name() == text)
+                    .ok_or_else(|| illegal("tunnel type"));
                 (Opt::TunType, tun_type.map(|tun_type| self.tun_type = tun_type))
             }
-            Tag::TunPort => (Opt::TunPort, in_range(text, 1, 65535, "tunnel port")),
+            Tag::TunPort => {
+                let port = number(text, 1, 65535).and_then(|port| u16::try_from(port).ok());
+                (Opt::TunPort, port.ok_or_else(|| illegal("tunnel port")).map(|port| self.tun_port = Some(port)))
+            }
             Tag::TunNoCsum => (Opt::TunNoCsum, Ok(())),
             Tag::TunCsum => (Opt::TunCsum, Ok(())),
             Tag::TunRemCsum => (Opt::TunRemCsum, Ok(())),

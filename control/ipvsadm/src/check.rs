@@ -1,5 +1,7 @@
 //! Which option goes with which command.
 
+use dpvs_api::{Tunnel, TunnelChecksum, TunnelType};
+
 use crate::failure::Failure;
 
 /// What the first option asks for.
@@ -283,43 +285,26 @@ pub(crate) fn options(command: Command, options: OptSet) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Tunnel types of the real ipvsadm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TunType {
-    Ipip,
-    Gue,
-    Gre,
-}
-
-impl TunType {
-    pub fn parse(name: &str) -> Option<Self> {
-        [TunType::Ipip, TunType::Gue, TunType::Gre].into_iter().find(|tunnel| tunnel.name() == name)
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            TunType::Ipip => "ipip",
-            TunType::Gue => "gue",
-            TunType::Gre => "gre",
-        }
-    }
-}
-
-/// Checks the tunnel options of a server. A tunnel port belongs to GUE, which needs one; of the checksum options one
+/// The tunnel that the options of a server describe. A tunnel port belongs to GUE, which needs one; of the checksum options one
 /// can be given, none for IPIP, not the remote one for GRE.
-pub(crate) fn tunnel(tunnel: TunType, is_tunnel: bool, options: OptSet) -> Result<(), Failure> {
+pub(crate) fn tunnel(
+    tunnel: TunnelType,
+    port: Option<u16>,
+    is_tunnel: bool,
+    options: OptSet,
+) -> Result<Tunnel, Failure> {
     const CHECKSUMS: [Opt; 3] = [Opt::TunNoCsum, Opt::TunCsum, Opt::TunRemCsum];
     if !is_tunnel {
         let conflict = options.has_any(&[Opt::TunType, Opt::TunPort]) || options.has_any(&CHECKSUMS);
         let failure = Failure::usage("Tunnel options conflict with forward method");
-        return if conflict { Err(failure) } else { Ok(()) };
+        return if conflict { Err(failure) } else { Ok(Tunnel::default()) };
     }
     let of = tunnel.name();
     match (tunnel, options.has(Opt::TunPort)) {
-        (TunType::Gue, false) => {
+        (TunnelType::Gue, false) => {
             return Err(Failure::usage(format!("You need to supply the 'tun-port' option for the '{of}' tunnel type")));
         }
-        (TunType::Ipip | TunType::Gre, true) => {
+        (TunnelType::Ipip | TunnelType::Gre, true) => {
             return Err(Failure::usage(format!("Illegal 'tun-port' option with the '{of}' tunnel type")));
         }
         _ => {}
@@ -327,7 +312,7 @@ pub(crate) fn tunnel(tunnel: TunType, is_tunnel: bool, options: OptSet) -> Resul
     let mut chosen: Option<Opt> = None;
     for option in CHECKSUMS.into_iter().filter(|&option| options.has(option)) {
         let name = option.name();
-        if tunnel == TunType::Ipip || (tunnel == TunType::Gre && option == Opt::TunRemCsum) {
+        if tunnel == TunnelType::Ipip || (tunnel == TunnelType::Gre && option == Opt::TunRemCsum) {
             return Err(Failure::usage(format!("Illegal '{name}' option with the '{of}' tunnel type")));
         }
         if let Some(other) = chosen.replace(option) {
@@ -337,7 +322,12 @@ pub(crate) fn tunnel(tunnel: TunType, is_tunnel: bool, options: OptSet) -> Resul
             )));
         }
     }
-    Ok(())
+    let checksum = match chosen {
+        Some(Opt::TunCsum) => TunnelChecksum::Csum,
+        Some(Opt::TunRemCsum) => TunnelChecksum::Remcsum,
+        _ => TunnelChecksum::None,
+    };
+    Ok(Tunnel { kind: tunnel, port, checksum })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use dpvs_api::{
 };
 
 use crate::arguments::{Arguments, ServiceArgument, Transport};
-use crate::check::{self, Command, Opt, TunType};
+use crate::check::{self, Command, Opt};
 use crate::failure::Failure;
 
 /// What to do.
@@ -192,16 +192,12 @@ fn server(arguments: &Arguments) -> Result<Operation, Failure> {
             return Err(Failure::usage("Different address family is allowed only for tunneling servers"));
         }
     }
-    check::tunnel(arguments.tun_type, is_tunnel, arguments.options)?;
+    let tunnel = check::tunnel(arguments.tun_type, arguments.tun_port, is_tunnel, arguments.options)?;
     let service = service_id(arguments)?;
-    match arguments.tun_type {
-        TunType::Ipip => {}
-        TunType::Gue => return Err(Failure::unsupported("GUE tunnels (--tun-type gue)")),
-        TunType::Gre => return Err(Failure::unsupported("GRE tunnels (--tun-type gre)")),
-    }
     let server = Server {
         address: server_address(arguments, service)?,
         mode: arguments.mode,
+        tunnel,
         weight: arguments.weight,
         upper_threshold: arguments.upper_threshold,
         lower_threshold: arguments.lower_threshold,

@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{Family, FlowStats, ForwardMode, Protocol, SchedulerFlag, ServerStatus, ServiceId, ServiceStatus};
+use dpvs_api::{
+    Family, FlowStats, ForwardMode, Protocol, SchedulerFlag, ServerStatus, ServiceId, ServiceStatus, Tunnel,
+    TunnelChecksum, TunnelType,
+};
 
 use crate::command::{Format, View};
 use crate::names::Names;
@@ -135,11 +138,23 @@ fn print_server(
         // dpvsd has no persistence, so no connection is persistent.
         View::PersistentConn => writeln!(output, " {weight:<9} {:<11} {active:<10} {inactive:<10}", 0),
         View::TunInfo => {
-            let tunnel = if server.mode == ForwardMode::Tun { "ipip" } else { "n/a" };
+            let tunnel = if server.mode == ForwardMode::Tun { tunnel_info(server.tunnel) } else { "n/a".to_owned() };
             writeln!(output, " {forward:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}")
         }
         View::Table => writeln!(output, " {forward:<7} {weight:<6} {active:<10} {inactive:<10}"),
     }
+}
+
+/// Type, port and checksum of a tunnel.
+fn tunnel_info(tunnel: Tunnel) -> String {
+    let checksum = match tunnel.checksum {
+        _ if tunnel.kind == TunnelType::Ipip => "",
+        TunnelChecksum::None => ":-c",
+        TunnelChecksum::Csum => ":+c",
+        TunnelChecksum::Remcsum => ":r+c",
+    };
+    let port = tunnel.port.map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}{port}{checksum}", tunnel.kind.name())
 }
 
 fn forward_name(mode: ForwardMode) -> &'static str {

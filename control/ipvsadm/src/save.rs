@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
-use dpvs_api::{Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, ServiceId, ServiceStatus};
+use dpvs_api::{
+    Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, ServiceId, ServiceStatus, Tunnel, TunnelChecksum,
+    TunnelType,
+};
 
 use crate::list::endpoint;
 use crate::names::Names;
@@ -53,10 +56,10 @@ pub(crate) fn save(
         sort::servers(&mut servers);
         for server in servers.iter().map(|status| &status.server) {
             let (forward, tunnel) = match server.mode {
-                ForwardMode::Nat => ("-m", ""),
-                ForwardMode::Fullnat => ("-b", ""),
-                ForwardMode::Dr => ("-g", ""),
-                ForwardMode::Tun => ("-i", " --tun-type ipip"),
+                ForwardMode::Nat => ("-m", String::new()),
+                ForwardMode::Fullnat => ("-b", String::new()),
+                ForwardMode::Dr => ("-g", String::new()),
+                ForwardMode::Tun => ("-i", tunnel_options(server.tunnel)),
             };
             let address = endpoint(server.address, protocol, numeric, names);
             write!(output, "-a {id} -r {address} {forward} -w {}{tunnel}", server.weight)?;
@@ -64,4 +67,15 @@ pub(crate) fn save(
         }
     }
     Ok(())
+}
+
+fn tunnel_options(tunnel: Tunnel) -> String {
+    let checksum = match tunnel.checksum {
+        _ if tunnel.kind == TunnelType::Ipip => "",
+        TunnelChecksum::None => " --tun-nocsum",
+        TunnelChecksum::Csum => " --tun-csum",
+        TunnelChecksum::Remcsum => " --tun-remcsum",
+    };
+    let port = tunnel.port.map(|port| format!(" --tun-port {port}")).unwrap_or_default();
+    format!(" --tun-type {}{port}{checksum}", tunnel.kind.name())
 }

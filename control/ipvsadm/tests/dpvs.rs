@@ -117,8 +117,6 @@ fn what_dpvsd_has_not_got_is_refused_by_name() {
         ("-A -t 192.0.2.2:80 -M 255.255.255.0", "persistence netmasks (-M)"),
         ("-A -u 192.0.2.2:5060 --pe sip", "persistence engines (--pe)"),
         ("-A -t 192.0.2.2:80 -j enable", "the SYN proxy (-j)"),
-        ("-a -t 192.0.2.1:80 -r 10.0.0.1 -i --tun-type gre", "GRE tunnels (--tun-type gre)"),
-        ("-a -t 192.0.2.1:80 -r 10.0.0.1 -i --tun-type gue --tun-port 9", "GUE tunnels (--tun-type gue)"),
         ("--start-daemon master --mcast-interface eth0", "connection synchronization daemons"),
         ("--stop-daemon backup", "connection synchronization daemons"),
     ] {
@@ -193,6 +191,7 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
             server: Server {
                 address: "10.0.0.1:80".parse().unwrap(),
                 mode: ForwardMode::Nat,
+                tunnel: Default::default(),
                 weight: 1,
                 upper_threshold: 0,
                 lower_threshold: 0,

@@ -143,6 +143,11 @@ fn tunnel() {
 }
 
 #[test]
+fn encapsulation() {
+    replay(include_str!("sessions/encapsulation.txt"), nothing_else);
+}
+
+#[test]
 fn restore() {
     replay(include_str!("sessions/restore.txt"), nothing_else);
 }

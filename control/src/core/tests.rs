@@ -44,6 +44,7 @@ fn add(last: u8, servers: &[&str]) -> Operation {
     let server = |address: &&str| Server {
         address: address.parse().unwrap(),
         mode: ForwardMode::Nat,
+        tunnel: Default::default(),
         weight: 1,
         upper_threshold: 0,
         lower_threshold: 0,

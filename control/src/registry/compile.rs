@@ -6,7 +6,10 @@ use proto::proxy_protocol::Version;
 
 use dataplane::ServiceId as ServiceSlot;
 use dataplane::snapshot;
-use dpvs_api::{ClientAddress, Family, ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings};
+use dpvs_api::{
+    ClientAddress, Family, ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings, Tunnel,
+    TunnelChecksum, TunnelType,
+};
 
 use super::Member;
 
@@ -59,6 +62,7 @@ fn server(member: &Member) -> snapshot::Server {
         addr: server.address.ip(),
         port: server.address.port(),
         mode: mode(server.mode),
+        encapsulation: encapsulation(server.tunnel),
         weight: server.weight,
         upper_threshold: server.upper_threshold,
         lower_threshold: server.lower_threshold,
@@ -115,6 +119,16 @@ fn client_address(way: ClientAddress) -> snapshot::ClientAddress {
         ClientAddress::Toa => snapshot::ClientAddress::Toa,
         ClientAddress::ProxyV1 => snapshot::ClientAddress::Proxy(Version::V1),
         ClientAddress::ProxyV2 => snapshot::ClientAddress::Proxy(Version::V2),
+    }
+}
+
+fn encapsulation(tunnel: Tunnel) -> snapshot::Encapsulation {
+    let checksum = tunnel.checksum != TunnelChecksum::None;
+    match tunnel.kind {
+        TunnelType::Ipip => snapshot::Encapsulation::Ipip,
+        // A port is there: it was checked.
+        TunnelType::Gue => snapshot::Encapsulation::Gue { port: tunnel.port.unwrap_or_default(), checksum },
+        TunnelType::Gre => snapshot::Encapsulation::Gre { checksum },
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use dpvs_api::{
-    ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, SorryServer,
+    ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, SorryServer, Tunnel,
+    TunnelChecksum, TunnelType,
 };
 use proptest::prelude::*;
 
@@ -38,7 +39,14 @@ fn service(address: &str, servers: &[&str]) -> Service {
 }
 
 fn server(address: &str) -> Server {
-    Server { address: addr(address), mode: ForwardMode::Nat, weight: 1, upper_threshold: 0, lower_threshold: 0 }
+    Server {
+        address: addr(address),
+        mode: ForwardMode::Nat,
+        tunnel: Default::default(),
+        weight: 1,
+        upper_threshold: 0,
+        lower_threshold: 0,
+    }
 }
 
 fn add(address: &str, servers: &[&str]) -> Operation {
@@ -136,6 +144,11 @@ fn refusals() {
         settings(ServiceSettings { local_ports: LocalPorts { first, last }, ..ServiceSettings::default() })
     };
     use ErrorKind::{Exists, Invalid, NotFound};
+    use TunnelChecksum::{Csum as Full, None as Off, Remcsum as Remote};
+    use TunnelType::{Gre, Gue, Ipip};
+    let tunnel = |kind, port, checksum| Tunnel { kind, port, checksum };
+    let wrapped =
+        |kind, port, checksum| member(&|s| (s.mode, s.tunnel) = (ForwardMode::Tun, tunnel(kind, port, checksum)));
     let cases: &[(Operation, ErrorKind, &str, &str)] = &[
         (add(VIP, &[]), Exists, "service.address", "service tcp/192.0.2.1:80 exists already; edit it instead"),
         (add("0.0.0.0:80", &[]), Invalid, "service.address", "virtual address 0.0.0.0 is an unspecified address"),
@@ -192,7 +205,14 @@ fn refusals() {
         (delete("192.0.2.9:80"), NotFound, "service", "service tcp/192.0.2.9:80 does not exist; add it first"),
         (add_server("192.0.2.9:80", server("10.0.0.9:80")), NotFound, "service", "does not exist"),
         (add_server(VIP, server("10.0.0.1:80")), Exists, "server.address", "exists already in service"),
-        (add_server(VIP, server("[2001:db8::1]:80")), Invalid, "server.address", "not supported yet"),
+        (add_server(VIP, server("[2001:db8::1]:80")), Invalid, "server.address", "which only mode tun can join"),
+        (member(&|s| s.tunnel = tunnel(Gre, None, Full)), Invalid, "server.tunnel", "goes with mode tun only"),
+        (wrapped(Gue, None, Off), Invalid, "server.tunnel.port", "needs a UDP port from 1 to 65535"),
+        (wrapped(Gue, Some(0), Off), Invalid, "server.tunnel.port", "needs a UDP port from 1 to 65535"),
+        (wrapped(Gre, Some(6080), Off), Invalid, "server.tunnel.port", "type gre, which has no port; remove the port"),
+        (wrapped(Ipip, Some(6080), Off), Invalid, "server.tunnel.port", "type ipip, which has no port"),
+        (wrapped(Ipip, None, Full), Invalid, "server.tunnel.checksum", "which has no checksum csum; use none"),
+        (wrapped(Gre, None, Remote), Invalid, "server.tunnel.checksum", "no checksum remcsum; use none or csum"),
         (add_server(VIP, server("192.0.2.1:8080")), Invalid, "server.address", "give the server's own address"),
         (add_server(VIP, server("10.0.0.9:0")), Invalid, "server.address", "has no port"),
         (add_server(VIP, server("0.0.0.0:80")), Invalid, "server.address", "server address 0.0.0.0 is an unspecified"),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
     ApiError, ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, Server, Service,
-    ServiceId, ServiceSettings, Timeouts,
+    ServiceId, ServiceSettings, Timeouts, Tunnel, TunnelChecksum, TunnelType,
 };
 
 /// Longest timeout in seconds: 31 days, as in ipvsadm.
@@ -204,12 +204,15 @@ pub(super) fn one_packet(id: ServiceId, settings: &ServiceSettings, server: &Ser
 
 /// A server that is to be added or edited.
 pub(super) fn server(id: ServiceId, server: &Server) -> Check {
-    let Server { address, mode, weight, upper_threshold: upper, lower_threshold: lower } = *server;
+    let Server { address, mode, tunnel, weight, upper_threshold: upper, lower_threshold: lower } = *server;
     let fail = |path: &str, message: String| Err(Problem::invalid(path, message));
     unicast(address.ip(), "server address").or_else(|m| fail("address", m))?;
     without_zone(address).or_else(|m| fail("address", m))?;
-    if Family::of(address.ip()) != id.family() {
-        let message = format!("server {address} and service {id} are of different address families; not supported yet");
+    if Family::of(address.ip()) != id.family() && mode != ForwardMode::Tun {
+        let message = format!(
+            "server {address} and service {id} are of different address families, which only mode tun can join; \
+             use that mode, or a server of the service's family"
+        );
         return fail("address", message);
     }
     if id.address().is_some_and(|virt| virt.ip() == address.ip()) {
@@ -232,6 +235,7 @@ pub(super) fn server(id: ServiceId, server: &Server) -> Check {
         );
         return fail("address", message);
     }
+    self::tunnel(address, mode, tunnel)?;
     if weight > MAX_WEIGHT {
         return fail("weight", format!("weight {weight} of server {address} is too large; give 0 to {MAX_WEIGHT}"));
     }
@@ -243,6 +247,39 @@ pub(super) fn server(id: ServiceId, server: &Server) -> Check {
         return fail("lower_threshold", message);
     }
     Ok(())
+}
+
+/// How packets to a server are wrapped.
+fn tunnel(address: SocketAddr, mode: ForwardMode, tunnel: Tunnel) -> Check {
+    let Tunnel { kind, port, checksum } = tunnel;
+    let name = kind.name();
+    let fail = |path: &str, message: String| Err(Problem::invalid(path, message));
+    if mode != ForwardMode::Tun && !tunnel.is_plain() {
+        let message =
+            format!("server {address} has a tunnel, which goes with mode tun only; remove it, or use that mode");
+        return fail("tunnel", message);
+    }
+    match (kind, port) {
+        (TunnelType::Gue, None | Some(0)) => {
+            let message =
+                format!("the tunnel of server {address} has type gue, which needs a UDP port from 1 to 65535");
+            return fail("tunnel.port", message);
+        }
+        (TunnelType::Ipip | TunnelType::Gre, Some(_)) => {
+            let message = format!("the tunnel of server {address} has type {name}, which has no port; remove the port");
+            return fail("tunnel.port", message);
+        }
+        _ => {}
+    }
+    let fitting = match (kind, checksum) {
+        (TunnelType::Ipip, TunnelChecksum::Csum | TunnelChecksum::Remcsum) => "none",
+        (TunnelType::Gre, TunnelChecksum::Remcsum) => "none or csum",
+        _ => return Ok(()),
+    };
+    let checksum = checksum.name();
+    let message =
+        format!("the tunnel of server {address} has type {name}, which has no checksum {checksum}; use {fitting}");
+    fail("tunnel.checksum", message)
 }
 
 /// A source address for FULLNAT.

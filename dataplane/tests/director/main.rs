@@ -21,3 +21,4 @@ mod scheduling;
 mod sctp;
 mod steering;
 mod toa;
+mod tunnels;

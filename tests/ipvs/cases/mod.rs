@@ -11,3 +11,4 @@ pub mod protocols;
 pub mod refused;
 pub mod schedulers;
 pub mod tcp;
+pub mod tunnel;

@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-pub use packet::{Kind, Packet, icmp, icmp_error, ipip, raw, sctp, tcp, udp};
+pub use packet::{GUE_PORT, Kind, Packet, icmp, icmp_error, ipip, raw, sctp, tcp, tunnelled, udp};
 pub use show::{addresses, describe};
 
 use crate::lab::program;

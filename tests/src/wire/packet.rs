@@ -26,6 +26,7 @@ enum Body {
     Icmp { kind: Kind, quoted: Quoted },
     Tunnel(Box<Packet>),
     Raw { protocol: u8, bytes: Vec<u8> },
+    Tunnelled { protocol: u8, header: Vec<u8>, packet: Box<Packet> },
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +48,9 @@ pub enum Kind {
     ParameterProblem,
     Other { kind: u8, code: u8, rest: u32 },
 }
+
+/// UDP port where GUE tunnels end.
+pub const GUE_PORT: u16 = 6080;
 
 /// A TCP segment with the flags of `S`, `A`, `F`, `R`, `P`, `U` that `flags` names.
 pub fn tcp(from: &str, to: &str, flags: &str) -> Packet {
@@ -93,6 +97,11 @@ pub fn raw(from: &str, to: &str, protocol: u8, bytes: &[u8]) -> Packet {
     Packet::new(from, to, Body::Raw { protocol, bytes: bytes.to_vec() })
 }
 
+/// A packet in a tunnel: `header` and `packet` follow the IP header.
+pub fn tunnelled(from: &str, to: &str, protocol: u8, header: &[u8], packet: Packet) -> Packet {
+    Packet::new(from, to, Body::Tunnelled { protocol, header: header.to_vec(), packet: Box::new(packet) })
+}
+
 fn filler(length: usize) -> Vec<u8> {
     (0..length).map(|n| b'a' + (n % 26) as u8).collect()
 }
@@ -136,7 +145,7 @@ impl Packet {
             Body::Tcp { payload, .. } | Body::Udp { payload, .. } => *payload = bytes.to_vec(),
             Body::Icmp { quoted, .. } => *quoted = Quoted::Bytes(bytes.to_vec()),
             Body::Sctp { chunks } => *chunks = bytes.to_vec(),
-            Body::Raw { bytes: all, .. } => *all = bytes.to_vec(),
+            Body::Raw { bytes: all, .. } | Body::Tunnelled { header: all, .. } => *all = bytes.to_vec(),
             Body::Tunnel(_) => {}
         }
         self
@@ -307,6 +316,9 @@ impl Packet {
                 (if inner[0] >> 4 == 4 { 4 } else { 41 }, inner)
             }
             Body::Raw { protocol, bytes } => (*protocol, bytes.clone()),
+            Body::Tunnelled { protocol, header, packet } => {
+                (*protocol, [header.clone(), packet.encode(resolve).swap_remove(0)].concat())
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::packet::{checksum, transport_checksum};
+use super::packet::{GUE_PORT, checksum, transport_checksum};
 
 /// Identifications that are shown: those of fragments that a test sends. Others are numbers that a director makes up.
 const IDS: std::ops::Range<u32> = 0x4300..0x4400;
@@ -27,12 +27,41 @@ pub fn addresses(packet: &[u8]) -> Vec<IpAddr> {
         rest = match header.protocol {
             4 | 41 => body,
             1 | 58 => body.get(8..).unwrap_or_default(),
-            // GRE without options, and GUE or another wrapper over UDP.
-            47 => body.get(4..).unwrap_or_default(),
+            47 | 17 => match carried(header.protocol, body) {
+                Some((_, packet)) => packet,
+                None => break,
+            },
             _ => break,
         };
     }
     all
+}
+
+/// The header of GRE, or those of UDP and GUE, at the start of `body` in words, and the packet behind. Checksums of GRE
+/// are checked here, the source port of GUE is left out but for its range.
+fn carried(protocol: u8, body: &[u8]) -> Option<(String, &[u8])> {
+    let word = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
+    match protocol {
+        47 => {
+            let (flags, ethertype) = (word(0)?, word(2)?);
+            let sum = match flags >> 15 {
+                0 => "",
+                _ if checksum(body, &[]) == 0 => " sum",
+                _ => " sum (bad or cut short)",
+            };
+            Some((
+                format!("gre flags {flags:04x} type {ethertype:04x}{sum}"),
+                body.get(if sum.is_empty() { 4 } else { 8 }..)?,
+            ))
+        }
+        17 if word(2)? == GUE_PORT => {
+            let port = if (32768..61000).contains(&word(0)?) { "ephemeral" } else { "ODD" };
+            let header = hex(body.get(8..12)?);
+            let options = 4 * usize::from(body[8] & 31);
+            Some((format!("gue from {port} port, {header}"), body.get(12 + options..)?))
+        }
+        _ => None,
+    }
 }
 
 /// What an IP header says, its extension headers included.
@@ -143,6 +172,12 @@ fn ip(packet: &[u8], names: Names, whole: bool) -> Option<String> {
                 6 => {
                     let _ = write!(text, " seq {}", u32::from_be_bytes(*body[4..].first_chunk()?));
                 }
+                17 if let Some((words, packet)) = carried(17, body) => {
+                    let absent = port(6)? == 0;
+                    text = format!("{words} {from} > {to} length {}", port(4)?);
+                    text += if absent { " no checksum" } else { checked(wrong) };
+                    text += &held(packet, names, complete);
+                }
                 17 => {
                     let absent = port(6)? == 0;
                     let _ = write!(text, " length {}{}", port(4)?, payload(&body[8..]));
@@ -174,13 +209,11 @@ fn ip(packet: &[u8], names: Names, whole: bool) -> Option<String> {
             }
         }
         4 | 41 if first => {
-            let _ = write!(text, "ipip {from} > {to}");
-            match ip(body, names, true) {
-                Some(inner) => {
-                    let _ = write!(text, " [{inner}]");
-                }
-                None => text += &payload(body),
-            }
+            let _ = write!(text, "ipip {} {from} > {to}{}", header.protocol, held(body, names, complete));
+        }
+        47 if first && carried(47, body).is_some() => {
+            let (words, packet) = carried(47, body)?;
+            let _ = write!(text, "{words} {from} > {to}{}", held(packet, names, complete));
         }
         protocol => {
             let _ = write!(text, "protocol {protocol} {from} > {to}{}", payload(body));
@@ -212,6 +245,14 @@ fn ip(packet: &[u8], names: Names, whole: bool) -> Option<String> {
         let _ = write!(text, " total length {} of {}", header.total, packet.len());
     }
     Some(text)
+}
+
+/// The packet in a tunnel.
+fn held(packet: &[u8], names: Names, whole: bool) -> String {
+    match ip(packet, names, whole) {
+        Some(inner) => format!(" [{inner}]"),
+        None => payload(packet),
+    }
 }
 
 /// Length of a payload, and its bytes as a hash: enough to see that it changed.

@@ -64,7 +64,7 @@ fn word(bytes: &[u8], at: usize) -> u16 {
 }
 
 /// RFC 1071, literally: 16-bit words added one by one.
-fn ones_complement_sum(parts: &[&[u8]]) -> u16 {
+pub fn ones_complement_sum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for part in parts {
         for pair in part.chunks(2) {
@@ -121,6 +121,11 @@ pub fn check(frame: &[u8]) -> Seen {
 /// it is there.
 pub fn check_quoted(bytes: &[u8]) -> SeenIp {
     check_ip(bytes, false)
+}
+
+/// Examines a whole IP packet that something else than IP carries.
+pub fn check_carried(bytes: &[u8]) -> SeenIp {
+    check_ip(bytes, true)
 }
 
 fn check_ip(bytes: &[u8], is_whole: bool) -> SeenIp {

@@ -154,6 +154,7 @@ pub fn service(id: u8, family: Family, protocol: Protocol, mode: ForwardMode, se
         addr: server(family, n),
         port,
         mode,
+        encapsulation: Default::default(),
         weight: 1,
         upper_threshold: 0,
         lower_threshold: 0,
