@@ -101,8 +101,7 @@ pub(crate) fn fit<P: PacketBuf, A: Ip>(
         if !may_fragment && u32::from(largest) + u32::from(overhead) > u32::from(mtu) {
             return Err((IcmpError::TooBig(mtu.saturating_sub(overhead).max(A::MIN_MTU)), DropReason::TooBig));
         }
-        let least = if A::LEN == 16 { A::MIN_MTU } else { 0 };
-        job.fragment_mtu = Some(mtu.min(largest.max(least)));
+        job.fragment_mtu = Some(mtu.min(largest));
         return Ok(());
     }
     if u32::from(job.ip.len) + u32::from(overhead) > u32::from(mtu) {
