@@ -1,5 +1,6 @@
 //! Listing of connections: asks the workers for their tables, slice by slice.
 
+use std::cmp::Ordering;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use dataplane::conn::ConnRecord;
 use dataplane::shared::{Command, Reply, Shared};
 use dataplane::snapshot;
+use dataplane::templates::TemplateRecord;
 use dpvs_api::{ApiError, Connection, ConnectionPage, ErrorKind, ForwardMode, Protocol};
 
 /// Connections asked for at once. A busy worker copies two between two bursts, so this many take it some milliseconds.
@@ -52,7 +54,22 @@ impl ConnectionReader {
                 None => (worker, position) = (worker + 1, 0),
             }
         }
-        let next = (worker < self.shared.workers.len()).then(|| format!("{worker}-{position:x}"));
+        // Templates follow, as if they were another worker's.
+        while worker == self.shared.workers.len() && connections.len() < limit {
+            let mut records = Vec::new();
+            let next = self.shared.templates.dump(position, &mut records, limit - connections.len());
+            connections.extend(records.iter().map(template));
+            match next {
+                Some(next) => position = next,
+                None => (worker, position) = (worker + 1, 0),
+            }
+        }
+        let has_more = match worker.cmp(&self.shared.workers.len()) {
+            Ordering::Less => true,
+            Ordering::Equal => !self.shared.templates.is_empty(),
+            Ordering::Greater => false,
+        };
+        let next = has_more.then(|| format!("{worker}-{position:x}"));
         Ok(ConnectionPage { connections, next })
     }
 
@@ -113,27 +130,63 @@ fn stuck(worker: usize) -> ApiError {
     ApiError { kind: ErrorKind::Unavailable, message, path: None }
 }
 
+fn template(record: &TemplateRecord) -> Connection {
+    let endpoint = |(addr, port)| SocketAddr::new(addr, port);
+    let client = SocketAddr::new(record.client, 0);
+    Connection {
+        protocol: protocol(record.protocol),
+        state: if record.assured { "ASSURED" } else { "NONE" }.to_owned(),
+        mode: mode(record.mode),
+        client,
+        virtual_service: endpoint(record.virt),
+        local: client,
+        server: endpoint(record.server),
+        expires: record.expires,
+        worker: None,
+        call_id: record.call_id.as_deref().map(printable),
+    }
+}
+
+/// A Call-ID as text.
+fn printable(bytes: &[u8]) -> String {
+    let character = |&byte: &u8| match byte {
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    };
+    bytes.iter().map(character).collect()
+}
+
+fn protocol(protocol: proto::Protocol) -> Option<Protocol> {
+    match protocol {
+        proto::Protocol::TCP => Some(Protocol::Tcp),
+        proto::Protocol::UDP => Some(Protocol::Udp),
+        proto::Protocol::SCTP => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+fn mode(mode: snapshot::ForwardMode) -> ForwardMode {
+    match mode {
+        snapshot::ForwardMode::Nat => ForwardMode::Nat,
+        snapshot::ForwardMode::FullNat => ForwardMode::Fullnat,
+        snapshot::ForwardMode::DirectRouting => ForwardMode::Dr,
+        snapshot::ForwardMode::Tunnel => ForwardMode::Tun,
+    }
+}
+
 fn connection(record: &ConnRecord, worker: usize) -> Connection {
     let endpoint = |(addr, port)| SocketAddr::new(addr, port);
     Connection {
-        protocol: match record.protocol {
-            proto::Protocol::UDP => Protocol::Udp,
-            proto::Protocol::SCTP => Protocol::Sctp,
-            _ => Protocol::Tcp,
-        },
+        protocol: protocol(record.protocol),
         state: record.state.name().to_owned(),
-        mode: match record.mode {
-            snapshot::ForwardMode::Nat => ForwardMode::Nat,
-            snapshot::ForwardMode::FullNat => ForwardMode::Fullnat,
-            snapshot::ForwardMode::DirectRouting => ForwardMode::Dr,
-            snapshot::ForwardMode::Tunnel => ForwardMode::Tun,
-        },
+        mode: mode(record.mode),
         client: endpoint(record.client),
         virtual_service: endpoint(record.virt),
         local: endpoint(record.local),
         server: endpoint(record.server),
         expires: record.expires,
-        worker,
+        worker: Some(worker),
+        call_id: None,
     }
 }
 
@@ -146,7 +199,17 @@ mod tests {
     use super::*;
 
     fn shared(workers: usize) -> Arc<Shared> {
-        Shared::new(Limits { workers, ports: 1, max_services: 1, max_servers: 1, slow_path_frames: 1, max_frame: 64 })
+        Shared::new(Limits {
+            workers,
+            ports: 1,
+            max_services: 1,
+            max_servers: 1,
+            templates: 1,
+            call_ids: 1,
+            noted_replies: 1,
+            slow_path_frames: 1,
+            max_frame: 64,
+        })
     }
 
     fn record(number: u64) -> ConnRecord {
@@ -200,7 +263,7 @@ mod tests {
                 break;
             }
         }
-        let expected: Vec<_> = (0..6000).map(|port| (0, port)).chain([(2, 0)]).collect();
+        let expected: Vec<_> = (0..6000).map(|port| (Some(0), port)).chain([(Some(2), 0)]).collect();
         assert_eq!(seen, expected);
         assert_eq!(pages, 3);
     }
@@ -233,7 +296,7 @@ mod tests {
     fn records_become_connections() {
         let got = connection(&record(7), 3);
         let expected = Connection {
-            protocol: Protocol::Tcp,
+            protocol: Some(Protocol::Tcp),
             state: "ESTABLISHED".to_owned(),
             mode: ForwardMode::Fullnat,
             client: "10.0.0.1:7".parse().unwrap(),
@@ -241,7 +304,8 @@ mod tests {
             local: "10.0.0.3:5000".parse().unwrap(),
             server: "10.0.0.4:8080".parse().unwrap(),
             expires: 900,
-            worker: 3,
+            worker: Some(3),
+            call_id: None,
         };
         assert_eq!(got, expected);
     }

@@ -13,8 +13,8 @@ use dataplane::shared::{Publisher, Shared};
 use dataplane::snapshot::{MAX_FTP_PORTS, Settings, Snapshot};
 use dataplane::{PortId, ServerId as ServerSlot};
 use dpvs_api::{
-    ApiError, ConnectionPage, DropCount, ErrorKind, Operation, PortStats, ServerStatus, ServiceId, ServiceStatus,
-    Status, Sysctls, Timeouts, WorkerStats,
+    ApiError, ConnectionPage, DropCount, ErrorKind, MarkRule, Operation, PortStats, ServerStatus, ServiceId,
+    ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -38,6 +38,7 @@ pub(crate) enum Request {
     Services(oneshot::Sender<Vec<ServiceStatus>>),
     Service(ServiceId, oneshot::Sender<Result<ServiceStatus, ApiError>>),
     Timeouts(oneshot::Sender<Timeouts>),
+    Marks(oneshot::Sender<Vec<MarkRule>>),
     Sysctls(oneshot::Sender<Sysctls>),
     Drops(oneshot::Sender<Vec<DropCount>>),
     Workers(oneshot::Sender<Vec<WorkerStats>>),
@@ -72,6 +73,11 @@ impl CoreHandle {
     /// One service; [`ErrorKind::NotFound`] if there is none.
     pub async fn service(&self, id: ServiceId) -> Result<ServiceStatus, ApiError> {
         self.ask(|reply| Request::Service(id, reply)).await?
+    }
+
+    /// The rules that give packets firewall marks, in order.
+    pub async fn marks(&self) -> Result<Vec<MarkRule>, ApiError> {
+        self.ask(Request::Marks).await
     }
 
     /// The connection timeouts in force.
@@ -204,7 +210,8 @@ impl Core {
         let shared = Arc::clone(&parts.shared);
         let mut core = Self {
             requests,
-            registry: Registry::new(shared.limits.max_services, shared.limits.max_servers),
+            registry: Registry::new(shared.limits.max_services, shared.limits.max_servers)
+                .with_ports(parts.facts.ports.iter().map(|port| port.name.clone()).collect()),
             stats: Stats::new(Arc::clone(&shared), Instant::now()),
             publisher: Publisher::new(Arc::clone(&shared)),
             connections: Arc::new(Mutex::new(ConnectionReader::new(shared))),
@@ -289,6 +296,7 @@ impl Core {
                     path: None,
                 }),
             })),
+            Request::Marks(reply) => drop(reply.send(self.registry.marks().to_vec())),
             Request::Timeouts(reply) => drop(reply.send(self.registry.timeouts())),
             Request::Sysctls(reply) => drop(reply.send(settings::shown(self.registry.sysctls(), &self.parts.shared))),
             Request::Connections(cursor, limit, reply) => {
@@ -360,7 +368,9 @@ impl Core {
         let status = |member: &Member| {
             let (active_connections, inactive_connections) = stats::connections(&self.parts.shared, member.slot);
             let stats = self.stats.server(member.slot);
-            ServerStatus { server: member.server.clone(), active_connections, inactive_connections, stats }
+            let persistent_connections = stats::persistent(&self.parts.shared, member.slot);
+            let server = member.server.clone();
+            ServerStatus { server, active_connections, inactive_connections, persistent_connections, stats }
         };
         let counts = self.stats.service_counts(entry.slot());
         ServiceStatus {
@@ -399,10 +409,12 @@ impl Core {
     fn status(&self) -> Status {
         let Parts { shared, facts, .. } = &self.parts;
         let snapshot = self.publisher.current();
+        let hosts = self.registry.marked_hosts().map(|host| SocketAddr::new(host, 0));
         let unanswered: HashSet<SocketAddr> = self
             .registry
             .services()
             .filter_map(|(id, _)| id.address())
+            .chain(hosts)
             .filter(|address| !snapshot.fib.is_local(address.ip()))
             .collect();
         let mut unanswered_vips: Vec<SocketAddr> = unanswered.into_iter().collect();
@@ -414,6 +426,8 @@ impl Core {
             config: facts.config.clone(),
             table_capacity: facts.worker_capacity * shared.workers.len() as u64,
             connections: stats::table_entries(shared),
+            template_capacity: shared.templates.capacity() as u64,
+            templates: shared.templates.len() as u64,
             services: self.registry.services().len() as u64,
             generation: snapshot.generation,
             socket: facts.socket.clone(),
@@ -428,7 +442,7 @@ impl Core {
 
 /// Whether a removed server's slot is still in use. Until every worker has the snapshot without it, it may be.
 fn is_busy(shared: &Shared, adopted: bool) -> impl Fn(ServerSlot) -> bool {
-    move |slot| !adopted || stats::connections(shared, slot) != (0, 0)
+    move |slot| !adopted || stats::connections(shared, slot) != (0, 0) || stats::persistent(shared, slot) != 0
 }
 
 fn stopped() -> ApiError {

@@ -22,6 +22,7 @@ pub(crate) fn compile(configured: Timeouts, sysctls: Sysctls, draining: bool) ->
         expire_nodest_conn: sysctls.expire_nodest_conn != 0,
         sloppy_tcp: sysctls.sloppy_tcp != 0,
         sloppy_sctp: sysctls.sloppy_sctp != 0,
+        expire_quiescent_template: sysctls.expire_quiescent_template != 0,
         nat_icmp_send: sysctls.nat_icmp_send != 0,
         defences: Defences {
             drop_entry: mode(sysctls.drop_entry),

@@ -303,6 +303,14 @@ pub fn connections(shared: &Shared, server: ServerSlot) -> (u64, u64) {
     })
 }
 
+/// Persistence templates of a server now.
+pub fn persistent(shared: &Shared, server: ServerSlot) -> u64 {
+    let templates = shared.workers.iter().map(|worker| worker.counters.load(server).persistent.get());
+    // Between two changes of different workers the sum may be below 0.
+    let sum = templates.fold(0, u64::wrapping_add).cast_signed();
+    sum.max(0).cast_unsigned()
+}
+
 /// Connections in all tables.
 pub fn table_entries(shared: &Shared) -> u64 {
     shared.workers.iter().map(|worker| worker.counters.table_entries.get()).sum()

@@ -63,6 +63,7 @@ fn services<A: Host>(c: &mut Criterion) {
                 local_ports: (1024, 65535),
                 timeout: None,
                 one_packet: false,
+                persistence: None,
                 client_address: None,
                 sorry: None,
             })

@@ -16,9 +16,9 @@ impl Clock {
     /// Processor cycles between two looks at the system's clock: about 0.1 ms, far below a tick.
     const RECHECK_CYCLES: u64 = 1 << 18;
 
-    /// Starts at tick 1.
-    pub fn start() -> Self {
-        Self { start: Instant::now(), checked_at: hw::cycles(), now: Tick(1) }
+    /// A clock for which `start` is tick 1.
+    pub fn since(start: Instant) -> Self {
+        Self { start, checked_at: hw::cycles(), now: Tick(1) }
     }
 
     /// The current tick.

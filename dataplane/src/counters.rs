@@ -86,6 +86,8 @@ pub struct ServerLoad {
     pub active: Counter,
     /// Connections now in any other state.
     pub inactive: Counter,
+    /// Persistence templates. Another worker may end what this one has made: only the sum over workers means something.
+    pub persistent: Counter,
 }
 
 /// What one worker counts for one service besides its servers' counters.

@@ -24,7 +24,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
         service: &Arc<Service>,
         job: &mut Job<Io::Packet, A>,
     ) -> Result<Verdict, DropReason> {
-        let mut conn = self.assign(snapshot, service, job)?;
+        let (mut conn, template) = self.assign(snapshot, service, job)?;
+        template.inspect(|&template| self.shared.templates.release(template));
         self.counters().load(conn.server).total.add(1);
         let way = way_to_server(&mut conn, snapshot, job.hash);
         let tunnel = Tunnel::of(&mut conn, snapshot);

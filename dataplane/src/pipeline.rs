@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use proto::checksum::Delta;
 use proto::parse::{Fragment, IpPacket, ParseError, Parsed, parse};
-use proto::state::Direction;
+use proto::state::{Direction, State};
 use proto::{Protocol, Tuple, ethernet, ipv6, plain, sctp};
 
 use crate::conn::{Candidate, Conn, ConnFlags, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
@@ -30,12 +30,14 @@ use crate::lifecycle::{self, Fate};
 use crate::limit::RateLimit;
 use crate::output::Output;
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
+use crate::persistence;
 use crate::reap::Reaper;
 use crate::reassembly::{Carrier, Fragments};
 use crate::schedule::Scheduling;
 use crate::shared::Shared;
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::steer::{Links, Ownership, Steered};
+use crate::templates::{Sweep, TemplateId};
 use crate::verdict::{DropReason, Verdict};
 use crate::way::{Way, fit, send, way_to_client, way_to_server};
 use crate::{PortId, WorkerId};
@@ -115,6 +117,7 @@ pub struct Pipeline<Io: WorkerIo> {
     pub(crate) fragments: Fragments<Io::Packet>,
     pub(crate) icmp_limit: RateLimit,
     pub(crate) now: Tick,
+    pub(crate) sweep: Sweep,
     /// Identification of the last tunnel header or IPv6 fragment.
     pub(crate) ip_id: u32,
     pub(crate) helpers: Helpers,
@@ -150,6 +153,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             links,
             ownership,
             now,
+            sweep: Sweep::default(),
             ip_id: (seed[1] as u32).wrapping_add(id.0.into()),
             helpers: Helpers::new(seed[0].rotate_left(32) ^ seed[1]),
             icmp_limit: RateLimit::new(ICMP_RATE, ICMP_BURST),
@@ -273,6 +277,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if let Some(owner) = self.shared.directory.find(tuple) {
             return Some(owner).filter(|owner| tried & (1 << owner.0) == 0);
         }
+        if let Some(replies) = &self.shared.replies
+            && snapshot.services.is_nat_source(tuple.src)
+            && let Some(worker) = replies.find(tuple, tried)
+        {
+            return Some(worker);
+        }
         self.ownership.next_owner(tuple, &snapshot.services, tried)
     }
 
@@ -284,13 +294,17 @@ impl<Io: WorkerIo> Pipeline<Io> {
             Some(Ok((id, Side::Outbound))) => return self.outbound(snapshot, job, id),
             Some(Err(reason)) => return Verdict::Drop(reason),
         }
-        let Tuple { dst, dport, protocol, .. } = job.ip.tuple;
-        let Some(service) = snapshot.services.find(protocol, dst, dport) else {
+        let Tuple { sport, dport, protocol, .. } = job.ip.tuple;
+        let Some(service) = snapshot.services.service_for(&job.ip.tuple, job.ingress) else {
             return match lifecycle::is_stray(snapshot, job) {
                 true => self.reject(snapshot, job, IcmpError::PortUnreachable, DropReason::Stray),
                 false => Verdict::Punt,
             };
         };
+        if sport == persistence::FTP_DATA {
+            // A server's end of an FTP data connection is never a client (ip_vs_core.c, ip_vs_schedule).
+            return Verdict::Punt;
+        }
         if !lifecycle::opens(snapshot, job) {
             return Verdict::Punt; // The kernel resets or aborts what is left.
         }
@@ -306,6 +320,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
         };
         match forwarded {
             Ok(verdict) => verdict,
+            // Other ports of an FTP server's address may be the host's (ip_vs_core.c, ip_vs_leave).
+            Err(DropReason::NoServer) if service.key.vport == persistence::FTP && dport != persistence::FTP => {
+                Verdict::Punt
+            }
             Err(DropReason::NoServer) => self.reject(snapshot, job, IcmpError::PortUnreachable, DropReason::NoServer),
             Err(reason) => Verdict::Drop(reason),
         }
@@ -329,8 +347,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
     /// Ends a connection before its time.
     pub(crate) fn end_connection<A: Ip>(&mut self, id: ConnId) {
-        let ended = A::table(&mut self.tables).remove(id);
-        count_ended(self.counters(), &ended);
+        let table = A::table(&mut self.tables);
+        let template = table.template(id);
+        let ended = table.remove(id);
+        count_ended(&self.shared, self.id, &ended, template);
     }
 
     /// Sends a client's packet to the connection's server.
@@ -414,6 +434,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
             _ => {}
         }
         let (after, server) = (conn.state, conn.server);
+        let is_assured = matches!(after, State::Established | State::SctpEstablished)
+            || (after == State::Udp && side == Side::Outbound);
+        let is_controlled = conn.flags.contains(ConnFlags::CONTROLLED);
         if snapshot.services.is_live(server) {
             conn.epoch = snapshot.epoch();
         }
@@ -421,6 +444,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         table.set_timeout(id, timeout, self.now);
         if side == Side::Inbound {
             table.count_packet(id);
+        }
+        if is_controlled && is_assured {
+            table.template(id).inspect(|&template| self.shared.templates.assure(template));
         }
 
         let counters = self.counters().server(server);
@@ -594,9 +620,13 @@ fn renumber<P: PacketBuf, A: Ip>(job: &mut Job<P, A>, id: u16) {
     }
 }
 
-/// Takes an ended connection out of its server's counters.
-pub(crate) fn count_ended<A: Ip>(counters: &WorkerCounters, conn: &Conn<A>) {
-    let load = counters.load(conn.server);
+/// Takes an ended connection out of what is shared: its server's counters, its template, the directory of replies.
+pub(crate) fn count_ended<A: Ip>(shared: &Shared, worker: WorkerId, conn: &Conn<A>, template: Option<TemplateId>) {
+    let load = shared.worker(worker).counters.load(conn.server);
+    template.inspect(|&template| shared.templates.release(template));
+    if conn.flags.contains(ConnFlags::NOTED) {
+        shared.replies.as_ref().inspect(|replies| replies.remove(&conn.outbound(), worker));
+    }
     match conn.state.is_active() {
         true => load.active.sub(1),
         false => load.inactive.sub(1),

@@ -18,6 +18,7 @@ use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
 use crate::shared::{Limits, Shared};
 use crate::snapshot::{ClientAddress, ForwardMode, Server, Service, Snapshot};
+use crate::templates::TemplateId;
 use crate::verdict::DropReason;
 
 /// Local ports tried for one connection, per worker. With 95 % of the ports taken one in a thousand connections finds
@@ -103,12 +104,16 @@ impl Scheduling {
                 service.sorry.as_ref().filter(|_| !(0..pool.len()).any(is_available))?
             }
         };
-        let first_local = state.first_local;
-        let remembered = &mut self.servers[server.id.0 as usize];
-        if remembered.addr != server.addr {
-            *remembered = ServerState { addr: server.addr, next_local: first_local, ..ServerState::NONE };
-        }
+        self.remember(shared, service, server);
         Some(server)
+    }
+
+    /// Makes sure that what is remembered of a chosen server is its own.
+    pub(crate) fn remember(&mut self, shared: &Shared, service: &Service, server: &Server) {
+        if self.servers[server.id.0 as usize].addr != server.addr {
+            let next_local = self.bring_up_to_date(shared, service).first_local;
+            self.servers[server.id.0 as usize] = ServerState { addr: server.addr, next_local, ..ServerState::NONE };
+        }
     }
 
     /// The state of `service`, brought up to date if the service has changed.
@@ -280,15 +285,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
         snapshot: &Snapshot,
         service: &Arc<Service>,
         job: &Job<Io::Packet, A>,
-    ) -> Result<Conn<A>, DropReason> {
+    ) -> Result<(Conn<A>, Option<TemplateId>), DropReason> {
         if snapshot.settings.draining {
             return Err(DropReason::Draining);
         }
-        let segment = job.packet.data().get(usize::from(job.ip.l4)..).unwrap_or_default();
-        let opening = Opening { tuple: &job.ip.tuple, segment, now: self.now };
-        let Some(server) = self.scheduling.pick(&self.shared, service, &opening) else {
-            self.counters().service(service.id).no_server.add(1);
-            return Err(DropReason::NoServer);
+        let (server, template) = match &service.persistence {
+            None => (self.pick_server(service, job)?, None),
+            Some(persistence) => self.pick_persistent(snapshot, service, persistence, job)?,
         };
         let daddr = match A::from_ip(server.addr) {
             Some(daddr) => daddr,
@@ -306,7 +309,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             cport: tuple.sport,
             vport: tuple.dport,
             lport: tuple.sport,
-            dport: server.port,
+            dport: server_port(service, server, tuple.dport),
             protocol: tuple.protocol,
             mode: server.mode,
             state: self.initial_state(tuple.protocol, server.mode, job),
@@ -320,7 +323,21 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if server.mode != ForwardMode::Tunnel {
             conn.to_server = self.scheduling.way_to(server, &snapshot.fib);
         }
-        Ok(conn)
+        Ok((conn, template))
+    }
+
+    /// Has the service's scheduler choose a server.
+    pub(crate) fn pick_server<'s, A: Ip>(
+        &mut self,
+        service: &'s Service,
+        job: &Job<Io::Packet, A>,
+    ) -> Result<&'s Server, DropReason> {
+        let segment = job.packet.data().get(usize::from(job.ip.l4)..).unwrap_or_default();
+        let opening = Opening { tuple: &job.ip.tuple, segment, now: self.now };
+        self.scheduling.pick(&self.shared, service, &opening).ok_or_else(|| {
+            self.counters().service(service.id).no_server.add(1);
+            DropReason::NoServer
+        })
     }
 
     /// Opens a connection for the packet, whose destination is `service`.
@@ -330,16 +347,24 @@ impl<Io: WorkerIo> Pipeline<Io> {
         service: &Arc<Service>,
         job: &Job<Io::Packet, A>,
     ) -> Result<ConnId, DropReason> {
-        let conn = self.assign(snapshot, service, job)?;
+        let (conn, template) = self.assign(snapshot, service, job)?;
         let server = conn.server;
         let timeout = conn.timeout(snapshot);
         let is_active = conn.state.is_active();
-        let id = match conn.mode {
-            ForwardMode::FullNat => self.insert_with_local_endpoint(service, conn, timeout)?,
-            _ => A::table(&mut self.tables).insert(conn, timeout, self.now).map_err(|error| match error {
-                InsertError::Full => DropReason::TableFull,
-                InsertError::Exists => DropReason::TupleConflict,
-            })?,
+        let inserted = match conn.mode {
+            ForwardMode::FullNat => self.insert_with_local_endpoint(service, conn, timeout),
+            _ => self.insert(service, conn, timeout),
+        };
+        let id = match (inserted, template) {
+            (Ok(id), Some(template)) => {
+                A::table(&mut self.tables).set_template(id, template);
+                id
+            }
+            (Ok(id), None) => id,
+            (Err(reason), template) => {
+                template.inspect(|&template| self.shared.templates.release(template));
+                return Err(reason);
+            }
         };
         if snapshot.settings.defences.drop_entry != Mode::Off {
             A::table(&mut self.tables).begin_counting(id);
@@ -359,6 +384,26 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
         self.attach_helper::<A>(snapshot, service, id);
         Ok(id)
+    }
+
+    /// Inserts a connection that keeps the client's address. Other workers learn of it if its replies do not tell them.
+    fn insert<A: Ip>(&mut self, service: &Service, mut conn: Conn<A>, timeout: u32) -> Result<ConnId, DropReason> {
+        let is_elsewhere = conn.mode == ForwardMode::Nat && conn.vport != service.key.vport;
+        let reply = conn.outbound();
+        let noted = self.shared.replies.as_ref().filter(|_| is_elsewhere);
+        if let Some(replies) = noted {
+            if !replies.insert(&reply, self.id) {
+                return Err(DropReason::TableFull);
+            }
+            conn.flags.insert(ConnFlags::NOTED);
+        }
+        A::table(&mut self.tables).insert(conn, timeout, self.now).map_err(|error| {
+            noted.inspect(|replies| replies.remove(&reply, self.id));
+            match error {
+                InsertError::Full => DropReason::TableFull,
+                InsertError::Exists => DropReason::TupleConflict,
+            }
+        })
     }
 
     /// Inserts the connection with a local address and port that are free towards the server and whose replies come to
@@ -424,6 +469,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
     pub(crate) fn owns<A: Ip>(&self, tuple: &Tuple<A>) -> bool {
         self.shared.limits.workers == 1 || self.ownership.owner(tuple) == self.id
     }
+}
+
+/// The port that packets for `vport` are sent to.
+fn server_port(service: &Service, server: &Server, vport: u16) -> u16 {
+    // A persistent service gives its servers' ports to packets for its own port only (ip_vs_sched_persist).
+    let is_translated = service.persistence.is_none() || vport == service.key.vport;
+    if is_translated && server.port != 0 { server.port } else { vport }
 }
 
 /// What is special about a new connection.

@@ -13,7 +13,9 @@ use crate::conn::ConnRecord;
 use crate::counters::WorkerCounters;
 use crate::directory::Directory;
 use crate::reassembly::{WHOLE_PACKETS, WholePool};
+use crate::replies::Replies;
 use crate::snapshot::Snapshot;
+use crate::templates::Templates;
 use crate::{PortId, WorkerId};
 
 /// Sizes that are fixed at start-up.
@@ -27,6 +29,12 @@ pub struct Limits {
     pub max_services: usize,
     /// Real servers, at most, those with connections left after removal included; ids stay below.
     pub max_servers: usize,
+    /// Clients of persistent services, at most.
+    pub templates: usize,
+    /// Of these, with a Call-ID.
+    pub call_ids: usize,
+    /// NAT connections of services for several addresses or ports, at most.
+    pub noted_replies: usize,
     /// Frames that can be under way between workers and kernel, in each direction.
     pub slow_path_frames: usize,
     /// Largest frame in bytes that passes between workers and kernel.
@@ -154,6 +162,10 @@ pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// By [`WorkerId`].
     pub workers: Box<[CachePadded<WorkerShared>]>,
+    /// Which servers the clients of persistent services go to.
+    pub templates: Templates,
+    /// Which worker has a connection whose replies do not tell; with more than one worker.
+    pub replies: Option<Replies>,
     /// Frames for the kernel.
     pub punt: FrameQueue,
     /// Frames from the kernel; the first worker sends them.
@@ -187,6 +199,8 @@ impl Shared {
             limits,
             snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             workers: std::iter::repeat_with(worker).take(limits.workers).collect(),
+            templates: Templates::new(limits.templates, limits.call_ids, random_seed()),
+            replies: (limits.workers > 1).then(|| Replies::new(limits.noted_replies, random_seed())),
             punt: FrameQueue::new(limits.slow_path_frames, limits.max_frame),
             inject: FrameQueue::new(limits.slow_path_frames, limits.max_frame),
             resolve: ArrayQueue::new(1024),

@@ -11,12 +11,16 @@ use arrayvec::ArrayVec;
 use hashbrown::{HashMap, HashSet};
 use proto::proxy_protocol::Version;
 use proto::state::Timeouts;
-use proto::{Address, Family, Protocol};
+use proto::{Address, Family, Protocol, Tuple};
 use sched::Scheduler;
 
 use crate::defence::Defences;
 use crate::fib::Fib;
-use crate::{ServerId, ServiceId};
+use crate::marks::MarkTable;
+use crate::{PortId, ServerId, ServiceId, persistence};
+
+/// The first port that needs no privilege to bind to (ip_unprivileged_port_start).
+const UNPRIVILEGED: u16 = 1024;
 
 /// Everything workers need to know.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +74,8 @@ pub struct Settings {
     pub nat_icmp_send: bool,
     /// Defences against floods of new connections.
     pub defences: Defences,
+    /// Templates of servers of weight 0 are not used any more.
+    pub expire_quiescent_template: bool,
 }
 
 /// When a client's SYN from the port of a connection that is still kept is scheduled anew (`conn_reuse_mode`).
@@ -188,8 +194,28 @@ pub struct Service {
     pub timeout: Option<u32>,
     /// Every UDP datagram is scheduled by itself and no connection stays; no server is in FULLNAT mode, then.
     pub one_packet: bool,
+    /// A client's next connections go to the server of its first.
+    pub persistence: Option<Persistence>,
     /// How FULLNAT servers learn their clients' addresses.
     pub client_address: Option<ClientAddress>,
+}
+
+/// How long and for whom a service is persistent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// Timeout of templates in seconds, at least 1.
+    pub timeout: u32,
+    /// The bits of a client's address that count; the lower 32 for IPv4.
+    pub mask: u128,
+    /// What counts besides.
+    pub engine: Option<Engine>,
+}
+
+/// A persistence engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// The Call-ID of SIP over UDP; packets without one are dropped.
+    Sip,
 }
 
 /// A way to tell a server the client's address.
@@ -208,7 +234,7 @@ pub struct Server {
     pub id: ServerId,
     /// Address and port packets are sent to.
     pub addr: IpAddr,
-    /// Port packets are sent to; equal to the service's in DR and TUN modes.
+    /// Port packets are sent to; equal to the service's in DR and TUN modes. 0: the port that they are for.
     pub port: u16,
     /// How it is reached.
     pub mode: ForwardMode,
@@ -250,6 +276,12 @@ pub struct ServiceTable {
     destinations: HashSet<IpAddr>,
     /// Addresses of NAT servers: sources of packets that may be replies.
     nat_sources: HashSet<IpAddr>,
+    /// By [`ServerId`]: the service and the server's place in it.
+    servers: Vec<Option<(Arc<Service>, u32)>>,
+    /// Which packets have which firewall mark.
+    marks: Arc<MarkTable>,
+    /// Some service takes packets for other ports than its own.
+    has_wide: bool,
 }
 
 impl ServiceTable {
@@ -269,11 +301,13 @@ impl ServiceTable {
             table.add_nat_server(key, addr, port);
         }
         for service in services {
-            for server in service.servers.iter().chain(&service.sorry) {
+            for (place, server) in (0..).zip(service.servers.iter().chain(&service.sorry)) {
                 let index = server.id.0 as usize;
                 if table.presence.len() <= index {
                     table.presence.resize(index + 1, Presence::Gone);
+                    table.servers.resize(index + 1, None);
                 }
+                table.servers[index] = Some((Arc::clone(&service), place));
                 table.presence[index] = if server.weight == 0 { Presence::Quiescent } else { Presence::Serving };
                 match server.mode {
                     ForwardMode::Nat => table.add_nat_server(service.key, server.addr, server.port),
@@ -281,14 +315,33 @@ impl ServiceTable {
                     _ => {}
                 }
             }
-            table.destinations.insert(service.key.vaddr);
+            if !service.key.is_fwmark() {
+                table.destinations.insert(service.key.vaddr);
+                table.has_wide |= [0, persistence::FTP].contains(&service.key.vport);
+            }
             table.destinations.extend(&service.local_addresses);
             table.by_key.insert(service.key, service);
         }
         table
     }
 
+    /// The same table with these rules. The addresses that they name are virtual addresses, if there is a service for the
+    /// mark.
+    pub fn with_marks(mut self, marks: Arc<MarkTable>) -> Self {
+        for rule in marks.rules() {
+            let Some(host) = rule.host() else { continue };
+            let family = if host.is_ipv4() { Family::V4 } else { Family::V6 };
+            if self.by_key.contains_key(&ServiceKey::fwmark(rule.mark, family)) {
+                self.destinations.insert(host);
+            }
+        }
+        self.marks = marks;
+        self
+    }
+
     fn add_nat_server(&mut self, key: ServiceKey, addr: IpAddr, port: u16) {
+        // A server without a port keeps the service's.
+        let port = if port == 0 { key.vport } else { port };
         let keys = self.nat_servers.entry((key.protocol, addr, port)).or_default();
         if !keys.contains(&key) {
             keys.push(key);
@@ -304,6 +357,45 @@ impl ServiceTable {
         if let Encapsulation::Gue { port, .. } = encapsulation {
             self.gue_endpoints.insert((addr, port));
         }
+    }
+
+    /// The service that takes a packet of no connection (ip_vs_ctl.c, ip_vs_service_find): that of its mark, of its
+    /// destination, of FTP on that address if it may be one of FTP's data connections, or of all ports.
+    pub fn service_for<A: Address>(&self, tuple: &Tuple<A>, ingress: PortId) -> Option<&Arc<Service>> {
+        let Tuple { dst, dport, protocol, .. } = *tuple;
+        let marked = self.marks.classify(tuple, ingress);
+        if let Some(service) = marked.and_then(|mark| self.by_key.get(&ServiceKey::fwmark(mark, A::FAMILY))) {
+            return Some(service);
+        }
+        let service = self.find(protocol, dst, dport);
+        if service.is_some() || !self.has_wide {
+            return service;
+        }
+        let may_be_data = dport == persistence::FTP_DATA || dport >= UNPRIVILEGED;
+        if protocol == Protocol::TCP
+            && may_be_data
+            && let Some(ftp) = self.find(protocol, dst, persistence::FTP)
+        {
+            // Without persistence nobody knows which server's they are: they are the kernel's.
+            return ftp.persistence.is_some().then_some(ftp);
+        }
+        self.find(protocol, dst, 0)
+    }
+
+    /// The service that a configured server belongs to.
+    pub fn service_of(&self, id: ServerId) -> Option<&Arc<Service>> {
+        self.servers.get(id.0 as usize)?.as_ref().map(|(service, _)| service)
+    }
+
+    /// A configured server.
+    pub fn server(&self, id: ServerId) -> Option<&Server> {
+        let (service, place) = self.servers.get(id.0 as usize)?.as_ref()?;
+        service.servers.get(*place as usize).or(service.sorry.as_ref())
+    }
+
+    /// True for addresses of NAT servers.
+    pub fn is_nat_source<A: Address>(&self, addr: A) -> bool {
+        self.nat_sources.contains(&addr.into())
     }
 
     /// The service for a destination.

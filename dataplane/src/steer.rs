@@ -161,6 +161,7 @@ mod tests {
             local_ports: (1024, 65535),
             timeout: None,
             one_packet: false,
+            persistence: None,
             client_address: None,
             sorry: None,
         })

@@ -90,6 +90,10 @@ drop_reasons! {
     DropPacket = "drop_packet",
     /// The service has no server that takes new connections.
     NoServer = "no_server",
+    /// There is no room for another client of persistent services.
+    TemplatesFull = "templates_full",
+    /// A packet for a service of persistence engine sip has no Call-ID.
+    NoCallId = "no_call_id",
     /// The connection's real server was removed.
     ServerGone = "server_gone",
     /// From a NAT server and of no connection; port unreachable was sent (nat_icmp_send), rate permitting.

@@ -8,7 +8,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 
@@ -84,8 +84,12 @@ struct Listing {
 pub fn build<Io: WorkerIo>(io: Vec<Io>, shared: &Arc<Shared>, config: &WorkerConfig) -> Vec<Worker<Io>> {
     let ownership = Ownership::new(&config.rss);
     let links = steer::mesh(io.len(), STEER_RING);
+    // What workers share has one time.
+    let start = Instant::now();
     let parts = io.into_iter().zip(links).enumerate();
-    parts.map(|(id, (io, links))| Worker::new(WorkerId(id as u16), io, links, &ownership, shared, config)).collect()
+    parts
+        .map(|(id, (io, links))| Worker::new(WorkerId(id as u16), io, links, &ownership, shared, config, start))
+        .collect()
 }
 
 impl<Io: WorkerIo> Worker<Io> {
@@ -96,6 +100,7 @@ impl<Io: WorkerIo> Worker<Io> {
         ownership: &Ownership,
         shared: &Arc<Shared>,
         config: &WorkerConfig,
+        start: Instant,
     ) -> Self {
         let seed = [config.seed[0] ^ u64::from(id.0), config.seed[1]];
         let shared = Arc::clone(shared);
@@ -103,7 +108,7 @@ impl<Io: WorkerIo> Worker<Io> {
             snapshot: Cache::new(Arc::clone(&shared.snapshot)),
             generation: 0,
             pipeline: Pipeline::new(id, shared, io, links, ownership.clone(), config.connections, seed),
-            clock: Clock::start(),
+            clock: Clock::since(start),
             idle: config.idle,
             idle_turns: 0,
             burst: Burst::new(),
@@ -265,9 +270,13 @@ fn inject<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) -> usize {
 /// Ends connections whose time is up, a bounded number per turn.
 fn expire<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) {
     let now = pipeline.now;
-    let counters = &pipeline.shared.workers[usize::from(pipeline.id.0)].counters;
-    pipeline.tables.v4.expire(now, EXPIRE_BUDGET, |conn| count_ended(counters, conn));
-    pipeline.tables.v6.expire(now, EXPIRE_BUDGET, |conn| count_ended(counters, conn));
+    let (id, shared) = (pipeline.id, &*pipeline.shared);
+    let counters = &shared.worker(id).counters;
+    pipeline.tables.v4.expire(now, EXPIRE_BUDGET, |conn, template| count_ended(shared, id, conn, template));
+    pipeline.tables.v6.expire(now, EXPIRE_BUDGET, |conn, template| count_ended(shared, id, conn, template));
+    shared.templates.sweep(&mut pipeline.sweep, (id.0.into(), shared.limits.workers), now, |server| {
+        counters.load(server).persistent.sub(1);
+    });
     pipeline.release_announced();
     let counters = pipeline.counters();
     let entries = (pipeline.tables.v4.len() + pipeline.tables.v6.len()) as u64;

@@ -8,6 +8,7 @@
 //! * [`plain`]: the same for most frames, in less time.
 //! * [`fragment`]: where a fragment belongs in its packet.
 //! * [`quic`]: connection ids.
+//! * [`sip`]: the Call-ID of a message.
 //! * [`toeplitz`]: the hash by which NICs spread flows over receive queues.
 //! * [`client_address`], [`proxy_protocol`]: how a server is told who the client is.
 //! * [`sctp`]: SCTP's header, chunks, checksum and states.
@@ -31,6 +32,7 @@ pub mod plain;
 pub mod proxy_protocol;
 pub mod quic;
 pub mod sctp;
+pub mod sip;
 pub mod state;
 pub mod tcp;
 pub mod tcp_options;

@@ -82,6 +82,9 @@ impl Bed {
             ports: 1,
             max_services: 4,
             max_servers: SERVERS.into(),
+            templates: 1,
+            call_ids: 1,
+            noted_replies: 1,
             slow_path_frames: 2 * BURST,
             max_frame: 2048,
         });
@@ -192,6 +195,7 @@ fn service(config: &Config) -> Service {
         timeout: None,
         one_packet: false,
         sorry: None,
+        persistence: None,
         client_address: config.client_address,
     }
 }

@@ -73,6 +73,9 @@ impl<A: Family> Director<A> {
             ports: 1,
             max_services: flows[0].services as usize,
             max_servers: flows[0].servers() as usize,
+            templates: 1,
+            call_ids: 1,
+            noted_replies: 1,
             slow_path_frames: 64,
             max_frame: 2048,
         });
@@ -336,6 +339,7 @@ fn services<A: Family>(flows: &Flows) -> Vec<Arc<Service>> {
             timeout: None,
             one_packet: false,
             sorry: None,
+            persistence: None,
             client_address: None,
         })
     };

@@ -6,7 +6,9 @@
 mod connection;
 mod error;
 mod id;
+mod mark;
 mod operation;
+mod persistence;
 mod request;
 mod service;
 mod stats;
@@ -15,7 +17,9 @@ mod sysctl;
 pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
 pub use id::{Family, ParseServiceIdError, ServiceId};
+pub use mark::{MarkRule, Network, PortRange};
 pub use operation::Operation;
+pub use persistence::{Engine, Netmask, Persistence};
 pub use request::NewLocalAddress;
 pub use service::{
     ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, Server, ServerId, Service,

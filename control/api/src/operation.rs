@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Server, Service, ServiceId, ServiceSettings, Timeouts};
+use crate::{MarkRule, Server, Service, ServiceId, ServiceSettings, Timeouts};
 
 /// One change. Applied in order, published together: workers never see a list half done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,24 @@ pub enum Operation {
         /// The service; absent: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         service: Option<ServiceId>,
+    },
+    /// Replaces the rules that give packets firewall marks.
+    SetMarks {
+        /// The rules, in order.
+        rules: Vec<MarkRule>,
+    },
+    /// Adds a rule.
+    AddMark {
+        /// The rule.
+        rule: MarkRule,
+        /// How many rules come before it; absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        position: Option<usize>,
+    },
+    /// Removes the first rule that is the same.
+    DeleteMark {
+        /// The rule.
+        rule: MarkRule,
     },
     /// Sets connection timeouts.
     SetTimeouts {

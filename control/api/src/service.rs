@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Family, ServiceId};
+use crate::{Family, Persistence, ServiceId};
 
 /// Transport protocol of a virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -434,6 +434,9 @@ service_settings! {
     /// Timeout of established connections (UDP: of idle ones) in seconds, 1 to 31 days; absent: the director's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<u32>,
+    /// A client's next connections go to the server of its first; absent: each is scheduled by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    persistence: Option<Persistence>,
     /// Every UDP datagram is scheduled by itself, and no connection stays (`ipvsadm -o`). Not with FULLNAT servers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     one_packet: bool,

@@ -43,6 +43,9 @@ pub struct ServerStatus {
     pub active_connections: u64,
     /// Connections in any other state.
     pub inactive_connections: u64,
+    /// Persistence templates: clients, or networks of clients, that will come back to it.
+    #[serde(default)]
+    pub persistent_connections: u64,
     /// Traffic counters.
     pub stats: FlowStats,
 }
@@ -153,6 +156,10 @@ pub struct Status {
     pub table_capacity: u64,
     /// Connections in the tables.
     pub connections: u64,
+    /// Persistence templates that there can be.
+    pub template_capacity: u64,
+    /// Persistence templates.
+    pub templates: u64,
     /// Virtual services.
     pub services: u64,
     /// Generation of the configuration in force; grows with every change.

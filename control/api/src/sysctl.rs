@@ -121,6 +121,8 @@ settings! {
     drop_packet = 0, 0 to 3;
     /// Connections of a removed server: 0 their packets are dropped; 1 they end, and their packets are scheduled anew. With 1, new connections of a client leave a server of weight 0 even if they come from the port of an old one
     expire_nodest_conn = 0, 0 to 1;
+    /// 1: clients of persistent services whose server has weight 0 get another one with their next connection
+    expire_quiescent_template = 0, 0 to 1;
     /// 1: a packet of a NAT server that belongs to no connection is answered with port unreachable; 0: it goes to the kernel, which routes it
     nat_icmp_send = 0, 0 to 1;
     /// Uses the table of TCP states in which only the server makes a connection established. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
@@ -151,7 +153,6 @@ const FIXED: &[(&str, u32, &str)] = &[
 
 /// Settings of IPVS that belong to something not built yet.
 const NOT_YET: &[(&str, &str)] = &[
-    ("expire_quiescent_template", "persistence"),
     ("ignore_tunneled", "schedule_icmp"),
     ("lblc_expiration", "entries of lblc are kept for 24 hours"),
     ("lblcr_expiration", "entries of lblcr are kept for 24 hours"),

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dpvs_api::{
-    ApiError, Connection, ConnectionPage, DropCount, Operation, PortStats, ServiceId, ServiceStatus, Status, Sysctls,
-    Timeouts, WorkerStats,
+    ApiError, Connection, ConnectionPage, DropCount, MarkRule, Operation, PortStats, ServiceId, ServiceStatus, Status,
+    Sysctls, Timeouts, WorkerStats,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -119,6 +119,11 @@ impl Client {
     /// One service; fails with [`dpvs_api::ErrorKind::NotFound`] if there is none.
     pub fn service(&self, id: ServiceId) -> Result<ServiceStatus, ClientError> {
         self.get(&path::service(id))
+    }
+
+    /// The rules that give packets firewall marks, in order.
+    pub fn marks(&self) -> Result<Vec<MarkRule>, ClientError> {
+        self.get("/v1/marks")
     }
 
     /// The connection timeouts in force.

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
-    ApiError, ErrorKind, ForwardMode, Operation, Server, Service, ServiceId, ServiceSettings, ServiceStatus, Tunnel,
+    ApiError, ErrorKind, ForwardMode, MarkRule, Operation, Persistence, Server, Service, ServiceId, ServiceSettings,
+    ServiceStatus, Tunnel,
 };
 
-use crate::cli::{Load, Settings, TunnelArguments};
+use crate::cli::{Load, Rule, Settings, TunnelArguments};
 
 /// A new service with its servers.
 pub(crate) fn add_service(
@@ -26,6 +27,7 @@ pub(crate) fn add_service(
                 scheduler: settings.scheduler.unwrap_or_default(),
                 scheduler_flags: settings.scheduler_flags.clone().map(|flags| flags.0).unwrap_or_default(),
                 timeout: settings.timeout,
+                persistence: persistence(None, settings),
                 one_packet: settings.one_packet.unwrap_or_default(),
                 local_ports: settings.local_ports.unwrap_or_default(),
                 client_address: settings.client_address.and_then(|told| told.0),
@@ -50,12 +52,34 @@ pub(crate) fn edit_service(service: &Service, settings: &Settings, no_timeout: b
             scheduler,
             scheduler_flags: settings.scheduler_flags.clone().map_or(old_flags, |flags| flags.0),
             timeout: settings.timeout.or(old_timeout),
+            persistence: persistence(old.persistence, settings),
             one_packet: settings.one_packet.unwrap_or(old.one_packet),
             local_ports: settings.local_ports.unwrap_or(old.local_ports),
             client_address: settings.client_address.map_or(old.client_address, |told| told.0),
             sorry_server: settings.sorry_server.map_or(old.sorry_server, |sorry| sorry.0),
         },
     }
+}
+
+/// Persistence with some of it changed. What is changed of none makes some.
+fn persistence(old: Option<Persistence>, settings: &Settings) -> Option<Persistence> {
+    let Settings { persistent, netmask, persistence_engine, .. } = settings;
+    let is_named = persistent.is_some() || netmask.is_some() || persistence_engine.is_some();
+    if *persistent == Some(0) || (old.is_none() && !is_named) {
+        return None;
+    }
+    let old = old.unwrap_or_default();
+    Some(Persistence {
+        timeout: persistent.unwrap_or(old.timeout),
+        netmask: netmask.or(old.netmask),
+        engine: persistence_engine.map_or(old.engine, |choice| choice.0),
+    })
+}
+
+/// A rule as the API has it.
+pub(crate) fn mark_rule(rule: &Rule) -> MarkRule {
+    let Rule { mark, protocol, source, destination, source_ports, destination_ports, ref ingress } = *rule;
+    MarkRule { mark, protocol, source, destination, source_ports, destination_ports, ingress: ingress.clone() }
 }
 
 fn new_server(address: SocketAddr) -> Server {
@@ -129,6 +153,9 @@ mod tests {
         scheduler: None,
         scheduler_flags: None,
         timeout: None,
+        persistent: None,
+        netmask: None,
+        persistence_engine: None,
         one_packet: None,
         local_ports: None,
         client_address: None,
@@ -154,6 +181,7 @@ mod tests {
             scheduler: Scheduler::Wrr,
             scheduler_flags: Vec::new(),
             timeout: Some(60),
+            persistence: None,
             one_packet: false,
             local_ports: ports,
             client_address: Some(ClientAddress::Toa),
@@ -171,6 +199,18 @@ mod tests {
         assert_eq!(settings_after(&untold, false), ServiceSettings { client_address: None, ..old.clone() });
         let unapologetic = Settings { sorry_server: Some(Sorry(None)), ..NOTHING };
         assert_eq!(settings_after(&unapologetic, false), ServiceSettings { sorry_server: None, ..old });
+    }
+
+    #[test]
+    fn persistence_is_changed_part_by_part() {
+        let netmask = "24".parse().ok();
+        let some = persistence(None, &Settings { netmask, ..NOTHING }).unwrap();
+        assert_eq!(some, Persistence { netmask, ..Persistence::default() });
+        assert_eq!(persistence(Some(some), &NOTHING), Some(some));
+        let longer = persistence(Some(some), &Settings { persistent: Some(9), ..NOTHING });
+        assert_eq!(longer, Some(Persistence { timeout: 9, ..some }));
+        assert_eq!(persistence(Some(some), &Settings { persistent: Some(0), ..NOTHING }), None);
+        assert_eq!(persistence(None, &NOTHING), None);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use dpvs_api::{
-    ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, ServiceId, SorryServer, TunnelChecksum,
-    TunnelType,
+    ClientAddress, Engine, ForwardMode, LocalPorts, Netmask, Network, PortRange, Protocol, Scheduler, SchedulerFlag,
+    ServiceId, SorryServer, TunnelChecksum, TunnelType,
 };
 
 use crate::filter::Endpoint;
@@ -76,6 +76,9 @@ pub enum Command {
     Workers,
     /// DPDK ports and their counters
     Ports,
+    /// Rules that give packets firewall marks, for services fwmark/MARK; the first that matches counts
+    #[command(subcommand)]
+    Marks(Marks),
     /// Connection timeouts
     Timeouts {
         /// What to do; shows them if absent
@@ -181,6 +184,15 @@ pub struct Settings {
     /// Schedule every UDP datagram by itself, and keep no connection [default of a new service: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub one_packet: Option<bool>,
+    /// A client's next connections go to the server of its first, for so many seconds; 0 takes persistence away
+    #[arg(long, value_name = "SECONDS")]
+    pub persistent: Option<u32>,
+    /// Persistent clients that agree in this go to the same server: 255.255.255.0, or the length of a prefix
+    #[arg(long, value_name = "MASK")]
+    pub netmask: Option<Netmask>,
+    /// What tells persistent clients apart besides: "sip" (the Call-ID), "none"
+    #[arg(long, value_name = "ENGINE", value_parser = persistence_engine())]
+    pub persistence_engine: Option<EngineChoice>,
     /// Ports used on each local address [default of a new service: 1025-65535]
     #[arg(long, value_name = "FIRST-LAST", value_parser = local_ports)]
     pub local_ports: Option<LocalPorts>,
@@ -334,6 +346,64 @@ pub struct ConnectionFilters {
     pub limit: Option<usize>,
 }
 
+/// An engine or none.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineChoice(pub Option<Engine>);
+
+/// Commands about firewall marks.
+#[derive(Debug, Subcommand)]
+pub enum Marks {
+    /// All rules, in order
+    List,
+    /// Add a rule
+    #[command(after_help = "\
+Example, one service for two addresses and two ports:
+  dpvs-ctl marks add 7 --protocol tcp --destination 192.0.2.10 --destination-ports 80
+  dpvs-ctl marks add 7 --protocol tcp --destination 192.0.2.11 --destination-ports 443
+  dpvs-ctl services add fwmark/7 --mode nat --server 10.0.0.1:0")]
+    Add {
+        /// The rule
+        #[command(flatten)]
+        rule: Rule,
+        /// How many rules come before it [default: all]
+        #[arg(long, value_name = "RULES")]
+        position: Option<usize>,
+    },
+    /// Delete the first rule that is the same
+    Delete {
+        /// The rule
+        #[command(flatten)]
+        rule: Rule,
+    },
+    /// Delete all rules
+    Clear,
+}
+
+/// A rule: what is not named may be anything.
+#[derive(Debug, Args)]
+pub struct Rule {
+    /// The mark, at least 1
+    pub mark: u32,
+    /// Transport protocol
+    #[arg(long, value_parser = protocol())]
+    pub protocol: Option<Protocol>,
+    /// Where packets come from
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    pub source: Option<Network>,
+    /// Where packets go to
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    pub destination: Option<Network>,
+    /// Source ports
+    #[arg(long, value_name = "PORT[-PORT]")]
+    pub source_ports: Option<PortRange>,
+    /// Destination ports
+    #[arg(long, value_name = "PORT[-PORT]")]
+    pub destination_ports: Option<PortRange>,
+    /// Name of the DPDK port that packets come in by
+    #[arg(long, value_name = "NAME")]
+    pub ingress: Option<String>,
+}
+
 /// Commands about timeouts.
 #[derive(Debug, Subcommand)]
 pub enum TimeoutsCommand {
@@ -407,6 +477,10 @@ fn tunnel_type() -> impl TypedValueParser<Value = TunnelType> {
 
 fn tunnel_checksum() -> impl TypedValueParser<Value = TunnelChecksum> {
     one_of(TunnelChecksum::ALL.map(|checksum| (checksum.name(), checksum)).into())
+}
+
+fn persistence_engine() -> impl TypedValueParser<Value = EngineChoice> {
+    one_of(vec![(Engine::Sip.name(), EngineChoice(Some(Engine::Sip))), ("none", EngineChoice(None))])
 }
 
 fn protocol() -> impl TypedValueParser<Value = Protocol> {

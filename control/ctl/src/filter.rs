@@ -38,12 +38,12 @@ impl ConnectionFilters {
     pub(crate) fn pass(&self, connection: &Connection) -> bool {
         let is_of_service = |id: ServiceId| match id {
             ServiceId::Address { protocol, address } => {
-                protocol == connection.protocol && address == connection.virtual_service
+                Some(protocol) == connection.protocol && address == connection.virtual_service
             }
             // Connections do not tell.
             ServiceId::Fwmark { .. } => false,
         };
-        self.protocol.is_none_or(|protocol| protocol == connection.protocol)
+        self.protocol.is_none_or(|protocol| Some(protocol) == connection.protocol)
             && self.client.is_none_or(|client| client.matches(connection.client))
             && self.service.is_none_or(is_of_service)
             && self.server.is_none_or(|server| server.matches(connection.server))

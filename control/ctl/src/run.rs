@@ -9,7 +9,7 @@ use dpvs_api::{ApiError, ErrorKind, Operation, ServiceId, ServiceStatus, Sysctls
 use dpvs_client::{Client, ClientError};
 use serde::Serialize;
 
-use crate::cli::{self, Cli, Command, ConnectionFilters, LocalAddresses, Servers, Services, TimeoutsCommand};
+use crate::cli::{self, Cli, Command, ConnectionFilters, LocalAddresses, Marks, Servers, Services, TimeoutsCommand};
 use crate::{change, show};
 
 /// Why a command failed.
@@ -69,6 +69,7 @@ pub fn run(cli: &Cli, client: &Client, output: &mut dyn Write) -> Result<(), Err
         }
         Command::Workers => print(cli, output, &client.workers()?, |workers| show::workers(workers)),
         Command::Ports => print(cli, output, &client.ports()?, |ports| show::ports(ports)),
+        Command::Marks(command) => marks(cli, client, output, command),
         Command::Timeouts { command: None | Some(TimeoutsCommand::Show) } => {
             print(cli, output, &client.timeouts()?, show::timeouts)
         }
@@ -166,6 +167,17 @@ fn local_addresses(cli: &Cli, client: &Client, output: &mut dyn Write, command: 
         LocalAddresses::Delete { service, address } => {
             apply(client, Operation::DeleteLocalAddress { service: *service, local_address: *address })
         }
+    }
+}
+
+fn marks(cli: &Cli, client: &Client, output: &mut dyn Write, command: &Marks) -> Result<(), Error> {
+    match command {
+        Marks::List => print(cli, output, &client.marks()?, |rules| show::marks(rules)),
+        Marks::Add { rule, position } => {
+            apply(client, Operation::AddMark { rule: change::mark_rule(rule), position: *position })
+        }
+        Marks::Delete { rule } => apply(client, Operation::DeleteMark { rule: change::mark_rule(rule) }),
+        Marks::Clear => apply(client, Operation::SetMarks { rules: Vec::new() }),
     }
 }
 

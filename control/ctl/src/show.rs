@@ -1,8 +1,8 @@
 //! What people see.
 
 use dpvs_api::{
-    Connection, DropCount, ForwardMode, LocalPorts, PortStats, SchedulerFlag, ServerStatus, ServiceStatus, Status,
-    Sysctls, Timeouts, WorkerStats,
+    Connection, DropCount, ForwardMode, LocalPorts, MarkRule, Persistence, PortStats, Protocol, SchedulerFlag,
+    ServerStatus, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
 };
 
 use crate::numbers::{count, duration, percent};
@@ -40,6 +40,15 @@ pub(crate) fn status(status: &Status) -> String {
                 status.connections,
                 status.table_capacity,
                 percent(status.connections, status.table_capacity)
+            ),
+        ),
+        (
+            "Persistent",
+            format!(
+                "{} clients of {} ({})",
+                status.templates,
+                status.template_capacity,
+                percent(status.templates, status.template_capacity)
             ),
         ),
         ("Routes", status.routes.to_string()),
@@ -96,6 +105,7 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
         ("Service", service.id.to_string()),
         ("Scheduler", scheduler),
         ("Timeout", settings.timeout.map_or("the director's".to_owned(), |timeout| format!("{timeout} s"))),
+        ("Persistence", settings.persistence.map_or("none".to_owned(), persistence)),
         ("Local addresses", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
         ("Local ports", format!("{first} to {last}")),
         ("Client address", client_address(status)),
@@ -113,6 +123,7 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
         Number("LOWER"),
         Number("ACTIVE"),
         Number("INACTIVE"),
+        Number("PERSISTENT"),
         Number("CONN/S"),
     ]);
     for (name, status) in servers(status) {
@@ -128,6 +139,7 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
             threshold(server.lower_threshold),
             status.active_connections.to_string(),
             status.inactive_connections.to_string(),
+            status.persistent_connections.to_string(),
             count(status.stats.cps),
         ]);
     }
@@ -150,6 +162,41 @@ fn client_address(status: &ServiceStatus) -> String {
             format!("{}: in {sent} packets, no room in {omitted}", way.name())
         }
     }
+}
+
+fn persistence(persistence: Persistence) -> String {
+    let Persistence { timeout, netmask, engine } = persistence;
+    let mask = netmask.map(|mask| format!(", netmask {mask}")).unwrap_or_default();
+    let engine = engine.map(|engine| format!(", by {}", engine.name())).unwrap_or_default();
+    format!("{timeout} s{mask}{engine}")
+}
+
+pub(crate) fn marks(rules: &[MarkRule]) -> String {
+    if rules.is_empty() {
+        return "There are no rules: add one with 'dpvs-ctl marks add'.\n".to_owned();
+    }
+    let mut table = Table::new([
+        Number("MARK"),
+        Text("PROTO"),
+        Text("SOURCE"),
+        Text("PORTS"),
+        Text("DESTINATION"),
+        Text("PORTS"),
+        Text("INGRESS"),
+    ]);
+    let any = |value: Option<String>| value.unwrap_or_else(|| "any".to_owned());
+    for rule in rules {
+        table.row([
+            rule.mark.to_string(),
+            any(rule.protocol.map(|protocol| protocol.to_string())),
+            any(rule.source.map(|network| network.to_string())),
+            any(rule.source_ports.map(|ports| ports.to_string())),
+            any(rule.destination.map(|network| network.to_string())),
+            any(rule.destination_ports.map(|ports| ports.to_string())),
+            any(rule.ingress.clone()),
+        ]);
+    }
+    table.render()
 }
 
 fn threshold(value: u32) -> String {
@@ -230,7 +277,7 @@ pub(crate) fn connection(connection: &Connection) -> String {
     let is_fullnat = connection.mode == ForwardMode::Fullnat;
     let local = if is_fullnat { connection.local.to_string() } else { "-".to_owned() };
     connection_line([
-        &connection.protocol.to_string(),
+        connection.protocol.map_or("any", Protocol::name),
         &connection.state,
         &format!("{}s", connection.expires),
         &connection.client.to_string(),

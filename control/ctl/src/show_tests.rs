@@ -18,6 +18,7 @@ pub(crate) fn service_status() -> ServiceStatus {
         },
         active_connections: 3,
         inactive_connections: 1,
+        persistent_connections: 2,
         stats: FlowStats { connections: 5, in_packets: 1234, cps: 2, ..FlowStats::default() },
     };
     ServiceStatus {
@@ -46,7 +47,7 @@ pub(crate) fn service_status() -> ServiceStatus {
 
 pub(crate) fn connection() -> Connection {
     Connection {
-        protocol: Protocol::Tcp,
+        protocol: Some(Protocol::Tcp),
         state: "ESTABLISHED".into(),
         mode: ForwardMode::Fullnat,
         client: "198.51.100.7:40000".parse().unwrap(),
@@ -54,7 +55,8 @@ pub(crate) fn connection() -> Connection {
         local: "10.0.0.200:2001".parse().unwrap(),
         server: "10.0.0.1:8080".parse().unwrap(),
         expires: 899,
-        worker: 1,
+        worker: Some(1),
+        call_id: None,
     }
 }
 
@@ -71,16 +73,17 @@ fn services_and_servers() {
         "Service             tcp/192.0.2.10:80\n\
          Scheduler           wrr\n\
          Timeout             60 s\n\
+         Persistence         none\n\
          Local addresses     10.0.0.200\n\
          Local ports         2000 to 2999\n\
          Client address      toa: in 12 packets, no room in 1\n\
          Without server      7 connections\n\
          Without local port  1500 connections\n\
          \n\
-         SERVER                 MODE     WEIGHT  UPPER  LOWER  ACTIVE  INACTIVE  CONN/S\n\
-         10.0.0.1:8080          fullnat       5    100      -       3         1       2\n\
-         10.0.0.2:8080          fullnat       0    100      -       3         1       2\n\
-         10.0.0.9:8080 (sorry)  fullnat       1    100      -       3         1       2\n"
+         SERVER                 MODE     WEIGHT  UPPER  LOWER  ACTIVE  INACTIVE  PERSISTENT  CONN/S\n\
+         10.0.0.1:8080          fullnat       5    100      -       3         1           2       2\n\
+         10.0.0.2:8080          fullnat       0    100      -       3         1           2       2\n\
+         10.0.0.9:8080 (sorry)  fullnat       1    100      -       3         1           2       2\n"
     );
     assert_eq!(
         local_addresses(&[service_status()]),
@@ -121,6 +124,8 @@ fn the_daemon() {
         config: "/etc/dpvs/dpvsd.toml".into(),
         table_capacity: 1000,
         connections: 25,
+        template_capacity: 100,
+        templates: 10,
         services: 1,
         generation: 3,
         socket: "/run/dpvs/dpvsd.sock".into(),
@@ -138,6 +143,7 @@ fn the_daemon() {
          Socket         /run/dpvs/dpvsd.sock\n\
          Services       1\n\
          Connections    25 of 1000 (2.5%)\n\
+         Persistent     10 clients of 100 (10.0%)\n\
          Routes         4\n\
          Neighbours     2\n"
     );

@@ -1,8 +1,8 @@
 //! Reads the options of one command line into values; each is checked as soon as it is met.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use dpvs_api::{Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, TunnelType};
+use dpvs_api::{Family, ForwardMode, LocalPorts, Netmask, Persistence, Protocol, SchedulerFlag, TunnelType};
 
 use crate::address::{endpoint, ipv4, leading_number, number};
 use crate::check::{Command, Opt, OptSet};
@@ -60,6 +60,8 @@ pub(crate) struct Arguments {
     pub local_address: Option<IpAddr>,
     pub interface: Option<String>,
     pub conn_timeout: Option<u32>,
+    pub persistence: Persistence,
+    pub engine: Option<String>,
     pub local_ports: Option<LocalPorts>,
 }
 
@@ -101,6 +103,8 @@ pub(crate) fn parse(program: &str, words: &[String], names: &dyn Names) -> Resul
         local_address: None,
         interface: None,
         conn_timeout: None,
+        persistence: Persistence::default(),
+        engine: None,
         local_ports: None,
     };
     let mut scheduler_flags = None;
@@ -177,7 +181,9 @@ impl Arguments {
             Tag::Sctp => (Opt::Service, self.service(Transport::Sctp, text, names)),
             Tag::Fwmark => (Opt::Service, self.fwmark(text)),
             Tag::Scheduler => (Opt::Scheduler, set(&mut self.scheduler, Some(text.to_owned()))),
-            Tag::Persistent if argument.is_some() => (Opt::Persistent, parse_timeout(text, 1).map(|_| ())),
+            Tag::Persistent if argument.is_some() => {
+                (Opt::Persistent, parse_timeout(text, 1).map(|timeout| self.persistence.timeout = timeout))
+            }
             Tag::Persistent => (Opt::Persistent, Ok(())),
             Tag::Netmask => (Opt::Netmask, self.netmask(text, names)),
             Tag::RealServer => (Opt::Server, self.server(text, names)),
@@ -210,7 +216,7 @@ impl Arguments {
                 _ => return Some(Err(Failure::usage("-6 used before -f\n"))),
             },
             Tag::OnePacket => (Opt::OnePacket, Ok(())),
-            Tag::PersistenceEngine => (Opt::PersistenceEngine, Ok(())),
+            Tag::PersistenceEngine => (Opt::PersistenceEngine, set(&mut self.engine, Some(text.to_owned()))),
             Tag::McastGroup => (Opt::McastGroup, mcast_group(text)),
             Tag::McastPort => (Opt::McastPort, in_range(text, 1, 65535, "mcast-port")),
             Tag::McastTtl => (Opt::McastTtl, in_range(text, 1, 255, "mcast-ttl")),
@@ -272,7 +278,7 @@ impl Arguments {
         Ok(())
     }
 
-    fn netmask(&self, text: &str, names: &dyn Names) -> Result<(), Failure> {
+    fn netmask(&mut self, text: &str, names: &dyn Names) -> Result<(), Failure> {
         let is_ipv6 = match self.service {
             Some(ServiceArgument::Address(_, address)) => address.is_ipv6(),
             Some(ServiceArgument::Fwmark(_, family)) => family == Family::Inet6,
@@ -280,12 +286,19 @@ impl Arguments {
         };
         if is_ipv6 {
             return match leading_number(text) {
-                1..=128 => Ok(()),
+                length @ 1..=128 => {
+                    // One client each is how it is without.
+                    self.persistence.netmask = (length < 128).then_some(Netmask::Prefix(length as u8));
+                    Ok(())
+                }
                 _ => Err(Failure::usage("illegal ipv6 netmask specified")),
             };
         }
         match ipv4(text).or_else(|| names.address_of(text)) {
-            Some(_) => Ok(()),
+            Some(mask) => {
+                self.persistence.netmask = Some(mask).filter(|mask| *mask != Ipv4Addr::BROADCAST).map(Netmask::Mask);
+                Ok(())
+            }
             None => Err(Failure::usage("illegal virtual server persistent mask specified")),
         }
     }

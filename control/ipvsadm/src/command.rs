@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use dpvs_api::{
-    Family, ForwardMode, LocalPorts, Operation, Protocol, Scheduler, SchedulerFlag, Server, Service, ServiceId,
-    ServiceSettings, Timeouts,
+    Engine, Family, ForwardMode, LocalPorts, Operation, Persistence, Protocol, Scheduler, SchedulerFlag, Server,
+    Service, ServiceId, ServiceSettings, Timeouts,
 };
 
 use crate::arguments::{Arguments, ServiceArgument, Transport};
@@ -32,6 +32,7 @@ pub(crate) enum Change {
         scheduler: Scheduler,
         scheduler_flags: Vec<SchedulerFlag>,
         timeout: Option<u32>,
+        persistence: Option<Persistence>,
         one_packet: bool,
         local_ports: Option<LocalPorts>,
     },
@@ -139,16 +140,18 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
         }
     }
     let id = service_id(arguments)?;
-    for (option, what) in [
-        (Opt::Persistent, "persistent services (-p)"),
-        (Opt::Netmask, "persistence netmasks (-M)"),
-        (Opt::PersistenceEngine, "persistence engines (--pe)"),
-        (Opt::SynProxy, "the SYN proxy (-j)"),
-    ] {
-        if options.has(option) {
-            return Err(Failure::unsupported(what));
-        }
+    if options.has(Opt::SynProxy) {
+        return Err(Failure::unsupported("the SYN proxy (-j)"));
     }
+    let engine = match arguments.engine.as_deref() {
+        None => None,
+        Some("sip") => Some(Engine::Sip),
+        Some(name) => return Err(Failure::no_engine(name)),
+    };
+    if engine.is_some() && !options.has(Opt::Persistent) {
+        return Err(Failure::refused("dpvsd: a persistence engine (--pe) is of no use without persistence (-p)"));
+    }
+    let persistence = options.has(Opt::Persistent).then_some(Persistence { engine, ..arguments.persistence });
     let scheduler = match arguments.scheduler.as_deref() {
         None => Scheduler::default(),
         Some(name) => Scheduler::ALL
@@ -160,11 +163,26 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
     let (timeout, local_ports) = (arguments.conn_timeout, arguments.local_ports);
     let one_packet = options.has(Opt::OnePacket);
     if arguments.command == Command::EditService {
-        return Ok(Change::EditService { id, scheduler, scheduler_flags, timeout, one_packet, local_ports });
+        return Ok(Change::EditService {
+            id,
+            scheduler,
+            scheduler_flags,
+            timeout,
+            persistence,
+            one_packet,
+            local_ports,
+        });
     }
     let local_ports = local_ports.unwrap_or_default();
-    let settings =
-        ServiceSettings { scheduler, scheduler_flags, timeout, one_packet, local_ports, ..ServiceSettings::default() };
+    let settings = ServiceSettings {
+        scheduler,
+        scheduler_flags,
+        timeout,
+        persistence,
+        one_packet,
+        local_ports,
+        ..ServiceSettings::default()
+    };
     Ok(Change::Operation(Operation::AddService { service: Service { settings, ..Service::new(id) } }))
 }
 
@@ -173,8 +191,9 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
 fn server_address(arguments: &Arguments, service: ServiceId) -> Result<SocketAddr, Failure> {
     let (address, l4_port) =
         arguments.server.ok_or_else(|| Failure::usage("illegal real server address[:port] specified"))?;
-    let is_untranslated =
-        arguments.command != Command::DeleteServer && matches!(arguments.mode, ForwardMode::Dr | ForwardMode::Tun);
+    let is_untranslated = arguments.command != Command::DeleteServer
+        && matches!(arguments.mode, ForwardMode::Dr | ForwardMode::Tun)
+        && service.address().is_some();
     let l4_port = l4_port.filter(|_| !is_untranslated).unwrap_or(service.port());
     Ok(SocketAddr::new(address, l4_port))
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use dpvs_api::{Connection, Protocol};
+use dpvs_api::{Connection, Engine, Protocol};
 
 use crate::command::Format;
 use crate::list::endpoint;
@@ -19,8 +19,7 @@ pub(crate) fn title(output: &mut dyn Write, format: Format) -> io::Result<()> {
     }
 }
 
-/// Prints one connection. dpvsd has no persistence engines, so the columns for them stay empty, as those of a
-/// connection without one do.
+/// Prints one connection. Only templates of a persistence engine have something in its columns.
 pub(crate) fn connection(
     output: &mut dyn Write,
     format: Format,
@@ -28,14 +27,21 @@ pub(crate) fn connection(
     names: &dyn Names,
 ) -> io::Result<()> {
     let protocol = match connection.protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
+        Some(Protocol::Tcp) => "TCP",
+        Some(Protocol::Udp) => "UDP",
+        Some(Protocol::Sctp) => "SCTP",
+        None => "IP",
     };
     let expires = format!("{:02}:{:02}", connection.expires / 60, connection.expires % 60);
-    let name = |address| endpoint(address, connection.protocol, format.numeric, names);
+    let name = |address| endpoint(address, connection.protocol.unwrap_or(Protocol::Tcp), format.numeric, names);
     let (client, service, server) =
         (name(connection.client), name(connection.virtual_service), name(connection.server));
     let state = &connection.state;
-    writeln!(output, "{protocol:<3} {expires:<6} {state:<11} {client:<18} {service:<18} {server}")
+    write!(output, "{protocol:<3} {expires:<6} {state:<11} {client:<18} {service:<18} ")?;
+    match &connection.call_id {
+        Some(call_id) if format.persistence_engine => {
+            writeln!(output, "{server:<18} {:<16} {call_id}", Engine::Sip.name())
+        }
+        _ => writeln!(output, "{server}"),
+    }
 }

@@ -39,6 +39,13 @@ impl Failure {
         ))
     }
 
+    /// A persistence engine that is not there, in the same words.
+    pub fn no_engine(name: &str) -> Self {
+        Self::refused(format!(
+            "Scheduler or persistence engine not found\ndpvsd: '{name}' is no persistence engine of its: there is sip"
+        ))
+    }
+
     /// A listing that the daemon refused or could not be asked for.
     pub fn listing(error: ClientError) -> Self {
         match error {

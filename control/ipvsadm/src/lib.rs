@@ -1,7 +1,7 @@
 //! `ipvsadm` for dpvsd: the grammar, output and exit codes of ipvsadm 1.31, and the options that DPVS added for
 //! FULLNAT, on dpvsd's API. Scripts written for the real one run unchanged.
 //!
-//! What dpvsd has not got yet (persistence, firewall marks, SCTP, sync daemons, ...) is parsed as the real one parses it
+//! What dpvsd has not got yet (SCTP, sync daemons, ...) is parsed as the real one parses it
 //! and then refused by name; nothing is ignored.
 //!
 //! Where this one differs on purpose: `-R` applies its input whole or not at all; `-r` without a port takes the port of

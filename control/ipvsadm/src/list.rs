@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
-    Family, FlowStats, ForwardMode, Protocol, SchedulerFlag, ServerStatus, ServiceId, ServiceStatus, Tunnel,
-    TunnelChecksum, TunnelType,
+    Family, FlowStats, ForwardMode, Persistence, Protocol, SchedulerFlag, ServerStatus, ServiceId, ServiceStatus,
+    Tunnel, TunnelChecksum, TunnelType,
 };
 
 use crate::command::{Format, View};
@@ -80,8 +80,9 @@ fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, 
                 flags if flags.is_empty() => flags,
                 flags => format!(" ({flags})"),
             };
+            let persistence = settings.persistence.map(persistence).unwrap_or_default();
             let ops = if settings.one_packet { " ops" } else { "" };
-            writeln!(output, "{name} {}{flags}{ops}{timeout}", settings.scheduler.name())?;
+            writeln!(output, "{name} {}{flags}{persistence}{ops}{timeout}", settings.scheduler.name())?;
         }
     }
     let mut servers = status.server_status;
@@ -92,6 +93,14 @@ fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, 
         print_server(output, format, protocol, &server, names)?;
     }
     Ok(())
+}
+
+/// How a service's line says that it is persistent.
+fn persistence(persistence: Persistence) -> String {
+    let Persistence { timeout, netmask, engine } = persistence;
+    let mask = netmask.map(|mask| format!(" mask {mask}")).unwrap_or_default();
+    let engine = engine.map(|engine| format!(" pe {}", engine.name())).unwrap_or_default();
+    format!(" persistent {timeout}{mask}{engine}")
 }
 
 /// The first columns of a service's line.
@@ -105,8 +114,8 @@ fn service_name(id: ServiceId, numeric: bool, names: &dyn Names) -> String {
             };
             format!("{name:<4} {}", endpoint(address, protocol, numeric, names))
         }
-        ServiceId::Fwmark { mark, family: Family::Inet } => format!("FWM  {mark}"),
-        ServiceId::Fwmark { mark, family: Family::Inet6 } => format!("FWM  {mark} IPv6"),
+        ServiceId::Fwmark { mark, family: Family::Inet } => format!("FWM  {}", mark.cast_signed()),
+        ServiceId::Fwmark { mark, family: Family::Inet6 } => format!("FWM  {} IPv6", mark.cast_signed()),
     };
     if id.family() == Family::Inet {
         cut(&mut name, 33);
@@ -135,8 +144,10 @@ fn print_server(
             let (upper, lower) = (server.upper_threshold, server.lower_threshold);
             writeln!(output, " {upper:<10} {lower:<10} {active:<10} {inactive:<10}")
         }
-        // dpvsd has no persistence, so no connection is persistent.
-        View::PersistentConn => writeln!(output, " {weight:<9} {:<11} {active:<10} {inactive:<10}", 0),
+        View::PersistentConn => {
+            let persistent = status.persistent_connections;
+            writeln!(output, " {weight:<9} {persistent:<11} {active:<10} {inactive:<10}")
+        }
         View::TunInfo => {
             let tunnel = if server.mode == ForwardMode::Tun { tunnel_info(server.tunnel) } else { "n/a".to_owned() };
             writeln!(output, " {forward:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}")

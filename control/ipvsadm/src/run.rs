@@ -124,10 +124,10 @@ pub(crate) fn operation_of(
     earlier: &[Operation],
     director: &dyn Director,
 ) -> Result<Operation, Failure> {
-    let (id, scheduler, scheduler_flags, timeout, one_packet, local_ports) = match change {
+    let (id, scheduler, scheduler_flags, timeout, persistence, one_packet, local_ports) = match change {
         Change::Operation(operation) => return Ok(operation),
-        Change::EditService { id, scheduler, scheduler_flags, timeout, one_packet, local_ports } => {
-            (id, scheduler, scheduler_flags, timeout, one_packet, local_ports)
+        Change::EditService { id, scheduler, scheduler_flags, timeout, persistence, one_packet, local_ports } => {
+            (id, scheduler, scheduler_flags, timeout, persistence, one_packet, local_ports)
         }
     };
     let planned = earlier.iter().rev().find_map(|operation| match operation {
@@ -155,6 +155,7 @@ pub(crate) fn operation_of(
             scheduler,
             scheduler_flags,
             timeout: timeout.or(old.timeout),
+            persistence,
             one_packet,
             local_ports: local_ports.unwrap_or(old.local_ports),
             ..old

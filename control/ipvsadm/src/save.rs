@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use dpvs_api::{
-    Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, ServiceId, ServiceStatus, Tunnel, TunnelChecksum,
-    TunnelType,
+    Family, ForwardMode, LocalPorts, Persistence, Protocol, SchedulerFlag, ServiceId, ServiceStatus, Tunnel,
+    TunnelChecksum, TunnelType,
 };
 
 use crate::list::endpoint;
@@ -31,10 +31,15 @@ pub(crate) fn save(
                 };
                 format!("{option} {}", endpoint(address, protocol, numeric, names))
             }
-            ServiceId::Fwmark { mark, family: Family::Inet } => format!("-f {mark}"),
-            ServiceId::Fwmark { mark, family: Family::Inet6 } => format!("-f {mark} -6"),
+            ServiceId::Fwmark { mark, family: Family::Inet } => format!("-f {}", mark.cast_signed()),
+            ServiceId::Fwmark { mark, family: Family::Inet6 } => format!("-f {} -6", mark.cast_signed()),
         };
         write!(output, "-A {id} -s {}", settings.scheduler.name())?;
+        if let Some(Persistence { timeout, netmask, engine }) = settings.persistence {
+            write!(output, " -p {timeout}")?;
+            netmask.iter().try_for_each(|mask| write!(output, " -M {mask}"))?;
+            engine.iter().try_for_each(|engine| write!(output, " --pe {}", engine.name()))?;
+        }
         if settings.one_packet {
             write!(output, " -o")?;
         }

@@ -9,16 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{Protocol, ServerStatus, ServiceId, ServiceStatus};
 
-/// Sorts services by family, mark, protocol, address and port.
+/// Sorts services by mark, family, protocol, address and port. Marks are compared as addresses are.
 pub(crate) fn services(services: &mut Vec<ServiceStatus>) {
     merge_sort(services, &|a: &ServiceStatus, b: &ServiceStatus| {
         let (a, b) = (a.service.id, b.service.id);
-        a.family().cmp(&b.family()).then_with(|| match (a, b) {
-            (
-                ServiceId::Address { protocol, address },
-                ServiceId::Address { protocol: b_protocol, address: b_address },
-            ) => number(protocol).cmp(&number(b_protocol)).then_with(|| compare(address, b_address)),
-            (a, b) => mark(a).wrapping_sub(mark(b)).cast_signed().cmp(&0),
+        let marks = mark(a).wrapping_sub(mark(b)).cast_signed().cmp(&0);
+        let place = |id: ServiceId| (id.protocol().map(number), id.address());
+        marks.then_with(|| a.family().cmp(&b.family())).then_with(|| match (place(a), place(b)) {
+            ((a_protocol, Some(a)), (b_protocol, Some(b))) => a_protocol.cmp(&b_protocol).then_with(|| compare(a, b)),
+            _ => Ordering::Equal,
         })
     });
 }

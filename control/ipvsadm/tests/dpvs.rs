@@ -111,11 +111,6 @@ fn what_dpvsd_has_not_got_is_refused_by_name() {
     shell.ok("-A -t 192.0.2.1:80");
     shell.batches();
     for (line, what) in [
-        ("-A -t 192.0.2.2:80 -p", "persistent services (-p)"),
-        ("-A -t 192.0.2.2 -p 600", "persistent services (-p)"),
-        ("-E -t 192.0.2.1:80 -p 600 -M 255.255.255.0", "persistent services (-p)"),
-        ("-A -t 192.0.2.2:80 -M 255.255.255.0", "persistence netmasks (-M)"),
-        ("-A -u 192.0.2.2:5060 --pe sip", "persistence engines (--pe)"),
         ("-A -t 192.0.2.2:80 -j enable", "the SYN proxy (-j)"),
         ("--start-daemon master --mcast-interface eth0", "connection synchronization daemons"),
         ("--stop-daemon backup", "connection synchronization daemons"),
@@ -204,6 +199,7 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
                 scheduler: Scheduler::Wrr,
                 scheduler_flags: Vec::new(),
                 timeout: Some(60),
+                persistence: None,
                 one_packet: false,
                 local_ports: LocalPorts::default(),
                 client_address: None,
@@ -226,7 +222,7 @@ fn a_restore_fails_whole_and_names_the_line() {
         ("-C\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -m\n", "line 2: Service not defined", 255),
         ("-d -t 192.0.2.1:80 -r 10.0.0.1:80\n", "line 1: No such destination", 255),
         ("-C\n-A -t 192.0.2.2\n", "line 2: Zero port specified for non-persistent service", 2),
-        ("-C\n-A -t 192.0.2.2:80 -p\n", "line 2: dpvsd does not support persistent services (-p) yet", 255),
+        ("-C\n-A -t 192.0.2.2:80 -j enable\n", "line 2: dpvsd does not support the SYN proxy (-j) yet", 255),
         ("-C\n-A -t 192.0.2.2:80 -k\n", "line 2: -k: unknown option", 255),
         ("-C\nfoo\n", "line 2: Try `ipvsadm -h' or 'ipvsadm --help' for more information.", 255),
         ("-C\n-L -n\n", "line 2: only commands that change the table can be restored", 2),

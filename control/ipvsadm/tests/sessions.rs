@@ -148,6 +148,11 @@ fn encapsulation() {
 }
 
 #[test]
+fn persistence() {
+    replay(include_str!("sessions/persistence.txt"), nothing_else);
+}
+
+#[test]
 fn restore() {
     replay(include_str!("sessions/restore.txt"), nothing_else);
 }
@@ -161,7 +166,7 @@ fn traffic() {
 fn after_traffic(model: &Model) {
     let mut table = model.table.borrow_mut();
     let connection = |id: &str, state: &str, expires, client: &str, server: &str| Connection {
-        protocol: id.parse::<dpvs_api::ServiceId>().unwrap().protocol().unwrap(),
+        protocol: id.parse::<dpvs_api::ServiceId>().unwrap().protocol(),
         state: state.into(),
         mode: ForwardMode::Nat,
         client: client.parse().unwrap(),
@@ -169,7 +174,8 @@ fn after_traffic(model: &Model) {
         local: client.parse().unwrap(),
         server: server.parse().unwrap(),
         expires,
-        worker: 0,
+        worker: Some(0),
+        call_id: None,
     };
     let (tcp, udp, six) = ("tcp/10.66.0.50:80", "udp/10.66.0.50:53", "tcp/[fd66::50]:80");
     table.connections = vec![

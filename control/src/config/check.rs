@@ -52,6 +52,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     timeouts(config, &mut problems);
     helpers(&config.helpers, &mut problems);
     ports(config, &mut problems);
+    marks(config, &mut problems);
     services(config, &mut problems);
     problems.0
 }
@@ -105,6 +106,8 @@ fn limits(limits: &Limits, workers: usize, problems: &mut Problems) {
     problems.range("limits.connections", limits.connections, MIN_CONNECTIONS * workers..=MAX_CONNECTIONS);
     problems.range("limits.services", limits.services, 1..=1 << 20);
     problems.range("limits.servers", limits.servers, 1..=1 << 22);
+    problems.range("limits.persistent_clients", limits.persistent_clients, 1..=1 << 24);
+    problems.range("limits.sip_calls", limits.sip_calls, 0..=limits.persistent_clients.clamp(1, 1 << 20));
 }
 
 fn timeouts(config: &Config, problems: &mut Problems) {
@@ -180,6 +183,19 @@ fn check_port(port: &Port, interface: &str, key: &str, workers: usize, problems:
     problems.range(at("rx_descriptors"), port.rx_descriptors.into(), 64..=32_768);
     problems.range(at("tx_descriptors"), port.tx_descriptors.into(), 64..=32_768);
     problems.range(at("mtu"), port.mtu.into(), 1280..=9216);
+}
+
+/// Adds the rules to a registry one by one, so that each can have its error.
+fn marks(config: &Config, problems: &mut Problems) {
+    let names = config.ports.iter().map(|port| port.name.clone()).collect();
+    let mut registry = Registry::new(1, 1).with_ports(names);
+    for (index, rule) in config.marks.iter().enumerate() {
+        let operation = Operation::AddMark { rule: rule.clone(), position: None };
+        if let Err(error) = registry.apply(&[operation], &|_| false) {
+            let within = error.path.as_deref().and_then(|path| path.strip_prefix("[0].rule")).unwrap_or_default();
+            problems.add(format!("marks[{index}]{within}"), error.message);
+        }
+    }
 }
 
 /// Adds the services to a registry one by one, so that each can have its error.

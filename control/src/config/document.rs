@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::{Config, ConfigError};
 
 /// The sections, for the error about an unknown one.
-const SECTIONS: &str = "daemon, eal, workers, limits, timeouts, sysctl, helpers, ports, services";
+const SECTIONS: &str = "daemon, eal, workers, limits, timeouts, sysctl, helpers, ports, marks, services";
 
 /// A configuration file that is being read.
 pub(super) struct Document<'a> {
@@ -44,6 +44,7 @@ impl<'a> Document<'a> {
                 "sysctl" => self.section(name, value, &mut config.sysctl, &mut errors),
                 "helpers" => self.section(name, value, &mut config.helpers, &mut errors),
                 "ports" => self.list(name, value, &mut config.ports, &mut errors),
+                "marks" => self.list(name, value, &mut config.marks, &mut errors),
                 "services" => self.list(name, value, &mut config.services, &mut errors),
                 _ => {
                     let message = format!("unknown section: correct or remove it; there are {SECTIONS}");

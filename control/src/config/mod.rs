@@ -14,7 +14,7 @@ mod tests;
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
-use dpvs_api::{Service, Sysctls, Timeouts};
+use dpvs_api::{MarkRule, Service, Sysctls, Timeouts};
 use serde::Deserialize;
 
 pub use values::{MacAddress, Prefix};
@@ -92,6 +92,8 @@ pub struct Config {
     pub helpers: Helpers,
     /// Ports, at least one.
     pub ports: Vec<Port>,
+    /// Rules that give packets firewall marks, in order.
+    pub marks: Vec<MarkRule>,
     /// Virtual services to begin with.
     pub services: Vec<Service>,
 }
@@ -205,11 +207,21 @@ pub struct Limits {
     pub services: usize,
     /// Real servers of all services, removed ones with connections left included. Default 131072.
     pub servers: usize,
+    /// Clients, or networks of clients, of persistent services at a time. Default 262144.
+    pub persistent_clients: usize,
+    /// Of these, calls by persistence engine sip. Default 16384.
+    pub sip_calls: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1 << 20, services: 1 << 14, servers: 1 << 17 }
+        Self {
+            connections: 1 << 20,
+            services: 1 << 14,
+            servers: 1 << 17,
+            persistent_clients: 1 << 18,
+            sip_calls: 1 << 14,
+        }
     }
 }
 

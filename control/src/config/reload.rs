@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use dpvs_api::{Operation, Server, Service, ServiceId, Timeouts};
+use dpvs_api::{MarkRule, Operation, Server, Service, ServiceId, Timeouts};
 
 use super::{Config, Port};
 
 /// The operations that lead from the file as it was to the file as it is. `current` are the services in force, which
-/// decide whether something is to be added or edited.
-pub fn difference(old: &Config, new: &Config, current: &[Service]) -> Vec<Operation> {
+/// decide whether something is to be added or edited, and `marks` the rules for firewall marks in force.
+pub fn difference(old: &Config, new: &Config, current: &[Service], marks: &[MarkRule]) -> Vec<Operation> {
     let was: BTreeMap<ServiceId, &Service> = old.services.iter().map(|service| (service.id, service)).collect();
     let is: BTreeMap<ServiceId, &Service> = new.services.iter().map(|service| (service.id, service)).collect();
     let now: BTreeMap<ServiceId, &Service> = current.iter().map(|service| (service.id, service)).collect();
@@ -32,6 +32,11 @@ pub fn difference(old: &Config, new: &Config, current: &[Service]) -> Vec<Operat
     let values = old.sysctl.difference(&new.sysctl);
     if !values.is_empty() {
         operations.push(Operation::SetSysctls { values });
+    }
+    if old.marks != new.marks {
+        // The file's rules come first, in its order; those that came over the API follow.
+        let others = marks.iter().filter(|rule| !old.marks.contains(rule) && !new.marks.contains(rule));
+        operations.push(Operation::SetMarks { rules: new.marks.iter().chain(others).cloned().collect() });
     }
     // What goes makes room for what comes.
     for &id in was.keys().filter(|id| !is.contains_key(*id) && now.contains_key(*id)) {
@@ -153,7 +158,7 @@ mod tests {
     fn start(config: &Config) -> Registry {
         let mut registry = Registry::new(100, 100);
         let none = Config { services: Vec::new(), ..config.clone() };
-        registry.apply(&difference(&none, config, &[]), &|_| false).unwrap();
+        registry.apply(&difference(&none, config, &[], &[]), &|_| false).unwrap();
         registry
     }
 
@@ -168,10 +173,10 @@ mod tests {
     fn an_unchanged_file_changes_nothing() {
         let old = config(&(service(A, "", &["10.0.0.1:80=1"]) + &service(B, "", &[])));
         let mut registry = start(&old);
-        assert_eq!(difference(&old, &old, &current(&registry)), []);
+        assert_eq!(difference(&old, &old, &current(&registry), &[]), []);
         // Not even what somebody changed over the API.
         registry.apply(&[Operation::Clear], &|_| false).unwrap();
-        assert_eq!(difference(&old, &old, &current(&registry)), []);
+        assert_eq!(difference(&old, &old, &current(&registry), &[]), []);
     }
 
     #[test]
@@ -189,7 +194,7 @@ mod tests {
             for to in &files {
                 let (old, new) = (config(from), config(to));
                 let mut registry = start(&old);
-                let operations = difference(&old, &new, &current(&registry));
+                let operations = difference(&old, &new, &current(&registry), &[]);
                 registry.apply(&operations, &|_| false).unwrap_or_else(|error| panic!("{error}: {operations:?}"));
                 let sorted = |mut services: Vec<Service>| {
                     services.sort_by_key(|service| service.id);
@@ -209,7 +214,7 @@ mod tests {
     fn only_what_changed_is_touched() {
         let old = config(&(service(A, "", &["10.0.0.1:80=1", "10.0.0.2:80=1"]) + &service(B, "", &["10.0.0.1:80=1"])));
         let new = config(&(service(A, "", &["10.0.0.1:80=1", "10.0.0.2:80=2"]) + &service(B, "", &["10.0.0.1:80=1"])));
-        let operations = difference(&old, &new, &current(&start(&old)));
+        let operations = difference(&old, &new, &current(&start(&old)), &[]);
         let [Operation::EditServer { service, server }] = operations.as_slice() else { panic!("{operations:?}") };
         assert_eq!((*service, server.address.to_string(), server.weight), (address_id(A), "10.0.0.2:80".into(), 2));
     }
@@ -232,7 +237,7 @@ mod tests {
 
         // The file now changes the server deleted by hand, adds the one added by hand, and takes the first away.
         let new = config(&service(A, "", &["10.0.0.2:80=4", "10.0.0.3:80=1"]));
-        let operations = difference(&old, &new, &current(&registry));
+        let operations = difference(&old, &new, &current(&registry), &[]);
         registry.apply(&operations, &|_| false).unwrap_or_else(|error| panic!("{error}: {operations:?}"));
         let services = current(&registry);
         assert_eq!(services.len(), 2);
@@ -254,7 +259,7 @@ mod tests {
         ];
         registry.apply(&by_hand, &|_| false).unwrap();
         let new = config(&service(A, "", &[]));
-        assert_eq!(difference(&old, &new, &current(&registry)), []);
+        assert_eq!(difference(&old, &new, &current(&registry), &[]), []);
     }
 
     #[test]
@@ -263,10 +268,10 @@ mod tests {
         let mut registry = start(&old);
         let by_hand = BTreeMap::from([("sloppy_tcp".to_owned(), 1), ("conn_reuse_mode".to_owned(), 3)]);
         registry.apply(&[Operation::SetSysctls { values: by_hand }], &|_| false).unwrap();
-        registry.apply(&difference(&old, &new, &[]), &|_| false).unwrap();
+        registry.apply(&difference(&old, &new, &[], &[]), &|_| false).unwrap();
         let expected = Sysctls { sloppy_tcp: 1, conn_reuse_mode: 0, ..Sysctls::default() };
         assert_eq!(registry.sysctls(), expected, "only what the file changes");
-        registry.apply(&difference(&new, &old, &[]), &|_| false).unwrap();
+        registry.apply(&difference(&new, &old, &[], &[]), &|_| false).unwrap();
         assert_eq!(registry.sysctls(), Sysctls { conn_reuse_mode: 1, ..expected }, "back to the default");
     }
 
@@ -277,9 +282,9 @@ mod tests {
         let mut registry = start(&old);
         let by_hand = Timeouts { tcp: 60, tcp_fin: 0, udp: 7 };
         registry.apply(&[Operation::SetTimeouts { timeouts: by_hand }], &|_| false).unwrap();
-        registry.apply(&difference(&old, &new, &[]), &|_| false).unwrap();
+        registry.apply(&difference(&old, &new, &[], &[]), &|_| false).unwrap();
         assert_eq!(registry.timeouts(), Timeouts { tcp: 60, tcp_fin: 120, udp: 5 }, "only what the file changes");
-        registry.apply(&difference(&new, &old, &[]), &|_| false).unwrap();
+        registry.apply(&difference(&new, &old, &[], &[]), &|_| false).unwrap();
         assert_eq!(registry.timeouts(), Timeouts { tcp: 60, ..Timeouts::default() }, "back to the default");
         assert_eq!(needs_restart(&old, &new), [""; 0]);
         assert_eq!(needs_restart(&old, &config("[daemon]\ndrain_timeout = 9\nlog = 'debug'")), [""; 0]);

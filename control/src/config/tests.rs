@@ -19,7 +19,16 @@ fn a_short_file_gets_the_defaults() {
     assert_eq!((config.daemon.drain_timeout, config.daemon.log.as_str()), (0, "info"));
     assert_eq!((config.eal.file_prefix.as_str(), config.eal.hugepages), ("dpvs", Hugepages::Auto));
     assert_eq!((config.workers.number(), config.workers.idle), (1, Idle::Poll));
-    assert_eq!(config.limits, Limits { connections: 1_048_576, services: 16_384, servers: 131_072 });
+    assert_eq!(
+        config.limits,
+        Limits {
+            connections: 1_048_576,
+            services: 16_384,
+            servers: 131_072,
+            persistent_clients: 262_144,
+            sip_calls: 16_384,
+        }
+    );
     assert_eq!(config.timeouts, Timeouts { tcp: 900, tcp_fin: 120, udp: 300 });
     let port = &config.ports[0];
     assert_eq!((port.rx_descriptors, port.tx_descriptors, port.mtu, port.queues), (1024, 1024, 1500, None));
@@ -134,7 +143,7 @@ fn mistakes() {
         (
             "[deamon]\nlog = 'info'\n",
             &["t.toml:1:2: deamon: unknown section: correct or remove it; there are daemon, eal, workers, limits, \
-               timeouts, sysctl, helpers, ports, services"],
+               timeouts, sysctl, helpers, ports, marks, services"],
         ),
         (
             "[daemon]\nlog = 'info'\nlogs = 'info'\n",
@@ -402,6 +411,7 @@ fn the_sample_shows_every_key() {
         ("[timeouts]", ""),
         ("[helpers]", ""),
         ("[[ports]]", port),
+        ("[[marks]]", "mark = 1"),
         ("[[services]]", service),
         ("[[services.servers]]", "address = '192.0.2.1:80'\nmode = 'nat'"),
     ] {

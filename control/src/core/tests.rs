@@ -15,7 +15,17 @@ struct Bench {
 
 /// Runs `test` beside a core.
 async fn with_core<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
-    let limits = Limits { workers: 2, ports: 1, max_services: 4, max_servers: 2, slow_path_frames: 1, max_frame: 64 };
+    let limits = Limits {
+        workers: 2,
+        ports: 1,
+        max_services: 4,
+        max_servers: 2,
+        templates: 1,
+        call_ids: 1,
+        noted_replies: 1,
+        slow_path_frames: 1,
+        max_frame: 64,
+    };
     let shared = Shared::new(limits);
     let (fibs, fib) = watch::channel(Arc::new(Fib::default()));
     let facts = Facts {

@@ -94,7 +94,11 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let (mut core, handle) =
         Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, ftp_ports, facts });
     let values = Sysctls::default().difference(&config.sysctl);
-    let settings = [Operation::SetTimeouts { timeouts: config.timeouts }, Operation::SetSysctls { values }];
+    let settings = [
+        Operation::SetTimeouts { timeouts: config.timeouts },
+        Operation::SetSysctls { values },
+        Operation::SetMarks { rules: config.marks.clone() },
+    ];
     core.apply(&settings).await.map_err(DaemonError::Services)?;
     let add = |service: &Service| Operation::AddService { service: service.clone() };
     let services: Vec<Operation> = config.services.iter().map(add).collect();
@@ -278,7 +282,8 @@ impl Supervisor<'_> {
                 Service { servers, ..status.service }
             })
             .collect();
-        let operations = reload::difference(&self.file, &new, &current);
+        let Ok(marks) = self.handle.marks().await else { return };
+        let operations = reload::difference(&self.file, &new, &current, &marks);
         let changes = operations.len();
         if changes > 0
             && let Err(error) = self.handle.apply(operations).await
@@ -340,6 +345,9 @@ fn limits(config: &Config) -> Limits {
         ports: config.ports.len(),
         max_services: config.limits.services,
         max_servers: config.limits.servers,
+        templates: config.limits.persistent_clients,
+        call_ids: config.limits.sip_calls,
+        noted_replies: config.limits.connections,
         slow_path_frames: SLOW_PATH_FRAMES,
         max_frame: usize::from(mtu) + FRAME_OVERHEAD,
     }
@@ -436,7 +444,7 @@ mod tests {
         let address = ([192, 0, 2, 1], 80).into();
         let is_open = |state: State| {
             is_open(&Connection {
-                protocol: Protocol::Tcp,
+                protocol: Some(Protocol::Tcp),
                 state: state.name().to_owned(),
                 mode: ForwardMode::Nat,
                 client: address,
@@ -444,7 +452,8 @@ mod tests {
                 local: address,
                 server: address,
                 expires: 1,
-                worker: 0,
+                worker: Some(0),
+                call_id: None,
             })
         };
         for state in State::ALL {

@@ -103,6 +103,9 @@ mod tests {
             ports: 1,
             max_services: 1,
             max_servers: 1,
+            templates: 1,
+            call_ids: 1,
+            noted_replies: 1,
             slow_path_frames: 1,
             max_frame: 64,
         })

@@ -63,6 +63,9 @@ fn shared(frames: usize) -> Arc<Shared> {
         ports: 1,
         max_services: 1,
         max_servers: 1,
+        templates: 1,
+        call_ids: 1,
+        noted_replies: 1,
         slow_path_frames: frames,
         max_frame: 2048,
     })

@@ -4,11 +4,10 @@ use std::net::IpAddr;
 
 use proto::proxy_protocol::Version;
 
-use dataplane::ServiceId as ServiceSlot;
-use dataplane::snapshot;
+use dataplane::{PortId, ServiceId as ServiceSlot, marks, snapshot};
 use dpvs_api::{
-    ClientAddress, Family, ForwardMode, Protocol, Scheduler, SchedulerFlag, ServiceId, ServiceSettings, Tunnel,
-    TunnelChecksum, TunnelType,
+    ClientAddress, Engine, Family, ForwardMode, MarkRule, Netmask, Network, Persistence, PortRange, Protocol,
+    Scheduler, SchedulerFlag, ServiceId, ServiceSettings, Tunnel, TunnelChecksum, TunnelType,
 };
 
 use super::Member;
@@ -51,6 +50,7 @@ pub(super) fn service(
         local_ports: (settings.local_ports.first, settings.local_ports.last),
         timeout: settings.timeout,
         one_packet: settings.one_packet,
+        persistence: settings.persistence.map(|persistence| self::persistence(id.family(), persistence)),
         client_address: settings.client_address.map(client_address),
     }
 }
@@ -74,6 +74,34 @@ fn protocol(protocol: Protocol) -> proto::Protocol {
         Protocol::Tcp => proto::Protocol::TCP,
         Protocol::Udp => proto::Protocol::UDP,
         Protocol::Sctp => proto::Protocol::SCTP,
+    }
+}
+
+fn persistence(family: Family, persistence: Persistence) -> snapshot::Persistence {
+    let prefix = |bits: u32, length: u8| !u128::MAX.checked_shr(length.into()).unwrap_or(0) >> (128 - bits);
+    let mask = match (family, persistence.netmask) {
+        (_, None) => u128::MAX,
+        (_, Some(Netmask::Mask(mask))) => mask.to_bits().into(),
+        (Family::Inet, Some(Netmask::Prefix(length))) => prefix(32, length),
+        (Family::Inet6, Some(Netmask::Prefix(length))) => prefix(128, length),
+    };
+    let engine = persistence.engine.map(|Engine::Sip| snapshot::Engine::Sip);
+    snapshot::Persistence { timeout: persistence.timeout, mask, engine }
+}
+
+/// A rule as workers see it. `ports` are the names of the director's ports.
+pub(super) fn mark_rule(rule: &MarkRule, ports: &[String]) -> marks::MarkRule {
+    let network = |network: Network| marks::Network { address: network.address, prefix_len: network.prefix_len };
+    let range = |ports: PortRange| (ports.first, ports.last);
+    let ingress = |name: &String| PortId(ports.iter().position(|port| port == name).unwrap_or(usize::MAX) as u16);
+    marks::MarkRule {
+        mark: rule.mark,
+        protocol: rule.protocol.map(protocol),
+        source: rule.source.map(network),
+        destination: rule.destination.map(network),
+        source_ports: rule.source_ports.map(range),
+        destination_ports: rule.destination_ports.map(range),
+        ingress: rule.ingress.as_ref().map(ingress),
     }
 }
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ServerId as ServerSlot;
 use dpvs_api::{
-    ApiError, ErrorKind, Operation, Server, Service, ServiceId, ServiceSettings, SorryServer, SysctlError, Sysctls,
-    Timeouts,
+    ApiError, ErrorKind, MarkRule, Operation, Server, Service, ServiceId, ServiceSettings, SorryServer, SysctlError,
+    Sysctls, Timeouts,
 };
 
 use super::Registry;
@@ -22,6 +22,8 @@ pub struct Draft {
     pub(super) cleared: bool,
     pub(super) timeouts: Timeouts,
     pub(super) sysctls: Sysctls,
+    /// `None`: they stay.
+    pub(super) marks: Option<Vec<MarkRule>>,
     /// True when the statistics of untouched services are set to zero as well.
     pub(super) zero_all: bool,
     local_addresses: Vec<NewLocalAddress>,
@@ -104,6 +106,7 @@ impl<'a> Drafter<'a> {
             cleared: false,
             timeouts: registry.timeouts,
             sysctls: registry.sysctls,
+            marks: None,
             zero_all: false,
             local_addresses: Vec::new(),
         };
@@ -211,6 +214,30 @@ impl<'a> Drafter<'a> {
                 service.zero = true;
                 Ok(())
             }
+            Operation::SetMarks { rules } => {
+                for (position, rule) in rules.iter().enumerate() {
+                    validate::mark(rule, &self.registry.ports).map_err(|p| p.within(format!("rules[{position}]")))?;
+                }
+                validate::mark_count(rules.len())?;
+                self.draft.marks = Some(rules.clone());
+                Ok(())
+            }
+            Operation::AddMark { rule, position } => {
+                validate::mark(rule, &self.registry.ports).map_err(|p| p.within("rule"))?;
+                let marks = self.marks();
+                validate::mark_count(marks.len() + 1)?;
+                marks.insert(position.unwrap_or(usize::MAX).min(marks.len()), rule.clone());
+                Ok(())
+            }
+            Operation::DeleteMark { rule } => {
+                let marks = self.marks();
+                let Some(position) = marks.iter().position(|other| other == rule) else {
+                    let message = format!("there is no rule '{rule}'; list the rules to see them");
+                    return Err(Problem::new(ErrorKind::NotFound, "rule", message));
+                };
+                marks.remove(position);
+                Ok(())
+            }
             Operation::SetTimeouts { timeouts } => {
                 validate::timeouts(timeouts).map_err(|p| p.within("timeouts"))?;
                 let set = |value: &mut u32, new: u32| *value = if new == 0 { *value } else { new };
@@ -225,6 +252,10 @@ impl<'a> Drafter<'a> {
                 self.draft.sysctls.set(name, value).map_err(invalid)
             }),
         }
+    }
+
+    fn marks(&mut self) -> &mut Vec<MarkRule> {
+        self.draft.marks.get_or_insert_with(|| self.registry.marks.clone())
     }
 
     fn add_service(&mut self, index: usize, service: &Service) -> Result<(), Problem> {

@@ -23,10 +23,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use dataplane::marks::MarkTable;
 use dataplane::snapshot::ServiceTable;
 use dataplane::{ServerId as ServerSlot, ServiceId as ServiceSlot, snapshot};
 use dpvs_api::{
-    ApiError, ErrorKind, ForwardMode, Operation, Server, Service, ServiceId, ServiceSettings, Sysctls, Timeouts,
+    ApiError, ErrorKind, Family, ForwardMode, MarkRule, Network, Operation, Server, Service, ServiceId,
+    ServiceSettings, Sysctls, Timeouts,
 };
 
 pub use draft::{Draft, NewLocalAddress};
@@ -69,6 +71,10 @@ pub struct Registry {
     nat_servers: HashSet<(ServiceId, SocketAddr)>,
     timeouts: Timeouts,
     sysctls: Sysctls,
+    /// Rules that give packets firewall marks.
+    marks: Vec<MarkRule>,
+    /// Names of the director's ports, which rules may name.
+    ports: Vec<String>,
     /// Number given last to a version of a service or to a service as such.
     last_number: u64,
     table: Arc<ServiceTable>,
@@ -149,9 +155,33 @@ impl Registry {
             nat_servers: HashSet::new(),
             timeouts: Timeouts::default(),
             sysctls: Sysctls::default(),
+            marks: Vec::new(),
+            ports: Vec::new(),
             last_number: 0,
             table: Arc::default(),
         }
+    }
+
+    /// The same registry for a director with ports of these names.
+    pub fn with_ports(self, ports: Vec<String>) -> Self {
+        Self { ports, ..self }
+    }
+
+    /// The rules that give packets firewall marks, in order.
+    pub fn marks(&self) -> &[MarkRule] {
+        &self.marks
+    }
+
+    /// The addresses that rules for the marks of services name.
+    pub fn marked_hosts(&self) -> impl Iterator<Item = IpAddr> {
+        let is_served = |mark, family| self.services.contains_key(&ServiceId::Fwmark { mark, family });
+        let host = |rule: &MarkRule| {
+            let Network { address, prefix_len } = rule.destination?;
+            let is_host = prefix_len == if address.is_ipv4() { 32 } else { 128 };
+            is_host.then_some((rule.mark, address))
+        };
+        let hosts = self.marks.iter().filter_map(host);
+        hosts.filter(move |(mark, host)| is_served(*mark, Family::of(*host))).map(|(_, host)| host)
     }
 
     /// The services, sorted by protocol, address and port; then those of firewall marks.
@@ -209,10 +239,16 @@ impl Registry {
         }
         self.timeouts = draft.timeouts;
         self.sysctls = draft.sysctls;
+        if let Some(marks) = draft.marks {
+            modified |= self.marks != marks;
+            self.marks = marks;
+        }
         if modified {
             let services = self.services.values().map(|entry| Arc::clone(&entry.compiled));
             let nat_servers = self.nat_servers.iter().map(|(id, addr)| (compile::key(*id), addr.ip(), addr.port()));
-            self.table = Arc::new(ServiceTable::with_former(services, nat_servers));
+            let rules = self.marks.iter().map(|rule| compile::mark_rule(rule, &self.ports)).collect();
+            let marks = Arc::new(MarkTable::new(rules));
+            self.table = Arc::new(ServiceTable::with_former(services, nat_servers).with_marks(marks));
         }
         Ok(changes)
     }

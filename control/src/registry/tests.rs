@@ -161,7 +161,7 @@ fn refusals() {
         (add("[::ffff:192.0.2.1]:80", &[]), Invalid, "service.address", "is an IPv4-mapped address"),
         (add("[fe80::1%2]:80", &[]), Invalid, "service.address", "has a zone"),
         (Operation::AddService { service: Service::new(mark(0)) }, Invalid, "service.fwmark", "0 is no firewall mark"),
-        (add("192.0.2.2:0", &[]), Invalid, "service.address", "needs persistence and is not supported yet"),
+        (add("192.0.2.2:0", &[]), Invalid, "service.persistence", "stands for every port, which needs persistence"),
         (
             with(&|s| s.settings.timeout = Some(0)),
             Invalid,
@@ -214,7 +214,6 @@ fn refusals() {
         (wrapped(Ipip, None, Full), Invalid, "server.tunnel.checksum", "which has no checksum csum; use none"),
         (wrapped(Gre, None, Remote), Invalid, "server.tunnel.checksum", "no checksum remcsum; use none or csum"),
         (add_server(VIP, server("192.0.2.1:8080")), Invalid, "server.address", "give the server's own address"),
-        (add_server(VIP, server("10.0.0.9:0")), Invalid, "server.address", "has no port"),
         (add_server(VIP, server("0.0.0.0:80")), Invalid, "server.address", "server address 0.0.0.0 is an unspecified"),
         (add_server(VIP, server("239.1.1.1:80")), Invalid, "server.address", "multicast"),
         (member(&|s| s.weight = 65_536), Invalid, "server.weight", "weight 65536 of server 10.0.0.9:80 is too large"),
@@ -664,6 +663,7 @@ impl Model {
                 (service.local_addresses.len() < before).then_some(())
             }
             Operation::Zero { service: Some(service) } => self.0.get(&service).map(|_| ()),
+            Operation::SetMarks { .. } | Operation::AddMark { .. } | Operation::DeleteMark { .. } => Some(()),
             Operation::Zero { service: None } | Operation::SetTimeouts { .. } | Operation::SetSysctls { .. } => {
                 Some(())
             }
@@ -672,7 +672,10 @@ impl Model {
 }
 
 fn any_operation() -> impl Strategy<Value = Operation> {
-    let vip = (0u8..4).prop_map(|i| id(&format!("192.0.2.{}:80", i + 1)));
+    let vip = (0u8..4).prop_map(|i| match i {
+        3 => mark(7),
+        _ => id(&format!("192.0.2.{}:80", i + 1)),
+    });
     let member = (0u8..5, 0u32..3).prop_map(|(i, weight)| Server { weight, ..server(&format!("10.0.0.{}:80", i + 1)) });
     let local = (0u8..3).prop_map(|i| IpAddr::from([10, 1, 0, i + 1]));
     prop_oneof![

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
-    ApiError, ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, Protocol, SchedulerFlag, Server, Service,
-    ServiceId, ServiceSettings, Timeouts, Tunnel, TunnelChecksum, TunnelType,
+    ApiError, ClientAddress, ErrorKind, Family, ForwardMode, LocalPorts, MarkRule, Netmask, Persistence, Protocol,
+    SchedulerFlag, Server, Service, ServiceId, ServiceSettings, Timeouts, Tunnel, TunnelChecksum, TunnelType,
 };
 
 /// Longest timeout in seconds: 31 days, as in ipvsadm.
@@ -101,15 +101,67 @@ fn service_id(id: ServiceId) -> Check {
     let fail = |message: String| Err(Problem::invalid("", message));
     let address = match id {
         ServiceId::Fwmark { mark: 0, .. } => return fail("0 is no firewall mark; give 1 to 4294967295".to_owned()),
-        ServiceId::Fwmark { .. } => return fail(format!("service {id}: firewall marks are not supported yet")),
+        ServiceId::Fwmark { .. } => return Ok(()),
         ServiceId::Address { address, .. } => address,
     };
     unicast(address.ip(), "virtual address").or_else(fail)?;
     without_zone(address).or_else(fail)?;
-    if address.port() == 0 {
-        return fail(format!(
-            "service {id} stands for every port, which needs persistence and is not supported yet; name a port from 1 to 65535"
-        ));
+    Ok(())
+}
+
+/// How long and for whom a service is persistent.
+fn persistence(id: ServiceId, persistence: Option<&Persistence>) -> Check {
+    let fail = |field: &str, message: String| Err(Problem::invalid(field, message));
+    let Some(Persistence { timeout: seconds, netmask, .. }) = persistence else {
+        return match id.address() {
+            Some(address) if address.port() == 0 => fail(
+                "persistence",
+                format!("service {id} stands for every port, which needs persistence; give it some, or name a port"),
+            ),
+            _ => Ok(()),
+        };
+    };
+    timeout(*seconds).or_else(|message| fail("persistence.timeout", format!("service {id}: {message}")))?;
+    match (id.family(), netmask) {
+        (Family::Inet6, Some(Netmask::Mask(mask))) => {
+            let message = format!("netmask {mask} of service {id} is for IPv4; give the length of a prefix, 1 to 128");
+            return fail("persistence.netmask", message);
+        }
+        (Family::Inet, Some(Netmask::Prefix(length @ 33..))) => {
+            return fail("persistence.netmask", format!("prefix {length} of service {id} is too long; give 0 to 32"));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Most rules for firewall marks.
+const MAX_MARKS: usize = 4096;
+
+/// A number of rules for firewall marks.
+pub(super) fn mark_count(count: usize) -> Check {
+    if count > MAX_MARKS {
+        return Err(Problem::new(ErrorKind::Full, "rules", format!("{count} rules are too many; give {MAX_MARKS}")));
+    }
+    Ok(())
+}
+
+/// A rule that gives packets a firewall mark. `ports` are the names of the director's ports.
+pub(super) fn mark(rule: &MarkRule, ports: &[String]) -> Check {
+    let fail = |field: &str, message: String| Err(Problem::invalid(field, message));
+    if rule.mark == 0 {
+        return fail("mark", "0 is no firewall mark; give 1 to 4294967295".to_owned());
+    }
+    if let (Some(source), Some(destination)) = (rule.source, rule.destination)
+        && source.address.is_ipv4() != destination.address.is_ipv4()
+    {
+        let message = format!("no packet goes from {source} to {destination}: give addresses of one family");
+        return fail("destination", message);
+    }
+    if let Some(name) = &rule.ingress
+        && !ports.contains(name)
+    {
+        return fail("ingress", format!("there is no port '{name}'; there are: {}", ports.join(", ")));
     }
     Ok(())
 }
@@ -124,6 +176,7 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
         local_ports,
         client_address,
         sorry_server,
+        persistence: _,
     } = *settings;
     let LocalPorts { first, last } = local_ports;
     for (index, flag) in scheduler_flags.iter().enumerate() {
@@ -145,6 +198,7 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
         let message = format!("service {id} cannot be scheduled packet by packet: only UDP can; leave out one_packet");
         return Err(Problem::invalid("one_packet", message));
     }
+    persistence(id, settings.persistence.as_ref())?;
     if first == 0 || first > last {
         let message = format!("local ports {first} to {last} of service {id} are no range; need 1 <= first <= last");
         return Err(Problem::invalid("local_ports", message));
@@ -223,10 +277,8 @@ pub(super) fn server(id: ServiceId, server: &Server) -> Check {
         return fail("address", message);
     }
     // Port 0 stands for the port that the packet goes to.
-    if address.port() == 0 && id.port() != 0 {
-        return fail("address", format!("server {address} has no port; name one from 1 to 65535"));
-    }
-    if matches!(mode, ForwardMode::Dr | ForwardMode::Tun) && address.port() != id.port() {
+    let is_translated = id.address().is_some_and(|virt| virt.port() != address.port());
+    if matches!(mode, ForwardMode::Dr | ForwardMode::Tun) && is_translated {
         let name = if mode == ForwardMode::Dr { "dr" } else { "tun" };
         let port = id.port();
         let message = format!(

@@ -11,7 +11,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use dpvs_api::{ApiError, ErrorKind, NewLocalAddress, Operation, Server, Service, ServiceSettings, Timeouts};
+use dpvs_api::{ApiError, ErrorKind, MarkRule, NewLocalAddress, Operation, Server, Service, ServiceSettings, Timeouts};
 use serde::{Deserialize, Serialize};
 
 use super::input::{Refusal, ip_address, json, service_id, socket_address};
@@ -45,6 +45,7 @@ pub(super) fn router(core: CoreHandle, limits: Limits) -> Router {
         .route("/v1/connections", get(connections))
         .route("/v1/timeouts", get(timeouts).put(set_timeouts))
         .route("/v1/sysctls", get(sysctls).put(set_sysctls))
+        .route("/v1/marks", get(marks).put(set_marks))
         .route("/v1/zero", post(zero))
         .route("/v1/batch", post(batch))
         .route("/v1/services", get(services).post(add_service).delete(clear))
@@ -104,7 +105,7 @@ impl Api {
 fn within_body(path: &str) -> String {
     let path = path.strip_prefix("[0]").unwrap_or(path);
     let path = path.strip_prefix('.').unwrap_or(path);
-    let body = ["service.", "server.", "settings.", "timeouts.", "values."]
+    let body = ["service.", "server.", "settings.", "timeouts.", "rules", "values."]
         .iter()
         .find_map(|member| path.strip_prefix(member));
     body.unwrap_or(path).to_owned()
@@ -142,6 +143,15 @@ async fn sysctls(State(api): State<Api>) -> Answer {
 async fn set_sysctls(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {
     let values: BTreeMap<String, u32> = json(api.limits, &headers, body).await?;
     api.apply(Operation::SetSysctls { values }).await
+}
+
+async fn marks(State(api): State<Api>) -> Answer {
+    api.tell(api.core.marks()).await
+}
+
+async fn set_marks(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {
+    let rules: Vec<MarkRule> = json(api.limits, &headers, body).await?;
+    api.apply(Operation::SetMarks { rules }).await
 }
 
 #[derive(Deserialize)]

@@ -18,8 +18,17 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let limits =
-            Limits { workers: 2, ports: 2, max_services: 4, max_servers: 8, slow_path_frames: 1, max_frame: 64 };
+        let limits = Limits {
+            workers: 2,
+            ports: 2,
+            max_services: 4,
+            max_servers: 8,
+            templates: 1,
+            call_ids: 1,
+            noted_replies: 1,
+            slow_path_frames: 1,
+            max_frame: 64,
+        };
         let shared = Shared::new(limits);
         let start = Instant::now();
         Self { stats: Stats::new(Arc::clone(&shared), start), shared, start }

@@ -38,6 +38,10 @@ bitflags::bitflags! {
         const TOA = 1 << 3;
         /// The packets of its client are counted, up to a few. The table sets it.
         const COUNTING = 1 << 4;
+        /// A persistence template is held for it.
+        const CONTROLLED = 1 << 5;
+        /// Its worker is noted in [`Replies`](crate::replies::Replies).
+        const NOTED = 1 << 6;
         /// With any of these, packets take the long way.
         const NOT_PLAIN = Self::LONG_WAY.bits() | Self::TOA.bits() | Self::COUNTING.bits();
     }
@@ -151,7 +155,7 @@ impl<A: Address> Conn<A> {
     /// Seconds that the connection may be idle in its state: what its service says of established connections, or else
     /// the director.
     pub fn timeout(&self, snapshot: &Snapshot) -> u32 {
-        let of_service = || snapshot.services.find(self.protocol, self.vaddr, self.vport)?.timeout;
+        let of_service = || snapshot.services.service_of(self.server)?.timeout;
         match self.flags.contains(ConnFlags::OWN_TIMEOUT)
             && matches!(self.state, State::Established | State::Udp | State::SctpEstablished)
         {

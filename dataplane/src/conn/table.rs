@@ -8,6 +8,7 @@ use super::hash::TupleHasher;
 use super::index::{Index, Slot};
 use super::wheel::{Tick, Timer, Wheel};
 use super::{Conn, ConnFlags, ConnId, ConnRecord, Side};
+use crate::templates::TemplateId;
 
 /// Why a connection could not be inserted. The table is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +63,8 @@ pub struct ConnTable<A> {
     extras: Extras,
     /// By entry: packets that were counted, up to [`COUNTED`]. Untouched until something is counted.
     packets: Vec<u8>,
+    /// By [`ConnId`]: the template that is held for a connection with the flag for it. Untouched until it is needed.
+    templates: Vec<u32>,
     capacity: usize,
     live: usize,
     /// The first free entry below `entries.len()`; the others follow in its timer.
@@ -85,6 +88,7 @@ impl<A: Address> ConnTable<A> {
             entries,
             extras: Extras::new(capacity),
             packets: vec![0; capacity],
+            templates: vec![0; capacity],
             capacity,
             live: 0,
             free: None,
@@ -175,6 +179,18 @@ impl<A: Address> ConnTable<A> {
     #[inline(always)]
     pub fn get_mut(&mut self, id: ConnId) -> &mut Conn<A> {
         &mut self.entries[id.0 as usize]
+    }
+
+    /// The template that is held for a connection.
+    pub fn template(&self, id: ConnId) -> Option<TemplateId> {
+        let is_controlled = self.get(id).flags.contains(ConnFlags::CONTROLLED);
+        is_controlled.then(|| TemplateId(self.templates[id.0 as usize]))
+    }
+
+    /// Notes that a template is held for a connection.
+    pub fn set_template(&mut self, id: ConnId, template: TemplateId) {
+        self.get_mut(id).flags.insert(ConnFlags::CONTROLLED);
+        self.templates[id.0 as usize] = template.0;
     }
 
     /// The connection's extra, if it has one.
@@ -313,11 +329,12 @@ impl<A: Address> ConnTable<A> {
         conn
     }
 
-    /// Ends connections whose time has come and that control no others, after handing each to `on_end`, and returns how many.
+    /// Ends connections whose time has come and that control no others, after handing each to `on_end` with the template
+    /// that is held for it, and returns how many.
     ///
     /// At most `budget` entries are visited, those included that live on because they were seen since; the next call
     /// goes on where this one stopped. To be called between bursts: most calls find nothing to do.
-    pub fn expire(&mut self, now: Tick, budget: usize, mut on_end: impl FnMut(&Conn<A>)) -> usize {
+    pub fn expire(&mut self, now: Tick, budget: usize, mut on_end: impl FnMut(&Conn<A>, Option<TemplateId>)) -> usize {
         let until = self.wheel.reach(now);
         let mut budget = budget;
         let mut ended = 0;
@@ -338,7 +355,7 @@ impl<A: Address> ConnTable<A> {
             }
             ended += due.len();
             for (id, inbound, outbound) in due {
-                on_end(self.get(id));
+                on_end(self.get(id), self.template(id));
                 self.release(id, inbound, outbound);
             }
         }

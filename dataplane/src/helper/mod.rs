@@ -177,8 +177,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             let old = table.get(id);
             let is_over = matches!(old.state, State::Listen | State::TimeWait | State::Close);
             if is_over && (old.daddr, old.server) == (conn.daddr, conn.server) && old.vaddr == conn.vaddr {
-                let ended = table.remove(id);
-                count_ended(self.counters(), &ended);
+                self.end_connection::<A>(id);
                 self.release_announced();
             }
         }
@@ -228,7 +227,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 Ok((id, side))
             }
             Err(error) => {
-                count_ended(self.counters(), &conn);
+                count_ended(&self.shared, self.id, &conn, None);
                 self.release::<A>(announced);
                 Err(match error {
                     InsertError::Full => DropReason::TableFull,

@@ -36,7 +36,7 @@ fn replies_belong_to_the_worker_that_chose_the_port() {
                 balanced.local_addresses = vec![local(family, 1), local(family, 2), local(family, 3)];
                 balanced.local_ports = (2000, 2039);
                 let mut director = Director::new(Setup::workers(workers), vec![balanced]);
-                for cport in 1..=100 {
+                for cport in 101..=200 {
                     open(&mut director, usize::from(cport) % workers, protocol, client(family, cport), virt(family, 1));
                 }
                 let connections = director.connections_by(7);

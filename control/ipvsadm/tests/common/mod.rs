@@ -76,6 +76,7 @@ fn status(table: &Table, service: &Service) -> ServiceStatus {
         let (active_connections, inactive_connections) = table.loads.get(&server.address).copied().unwrap_or_default();
         ServerStatus {
             server: server.clone(),
+            persistent_connections: 0,
             active_connections,
             inactive_connections,
             stats: stats(Some(server.address)),
@@ -149,7 +150,11 @@ impl Table {
                 self.find(service).map_err(|_| error(ErrorKind::NotFound, "service"))?;
             }
             // ipvsadm has no option for these.
-            Operation::SetSysctls { .. } | Operation::Zero { service: None } => {}
+            Operation::Zero { service: None }
+            | Operation::SetSysctls { .. }
+            | Operation::SetMarks { .. }
+            | Operation::AddMark { .. }
+            | Operation::DeleteMark { .. } => {}
             Operation::SetTimeouts { timeouts } => {
                 for (old, new) in [
                     (&mut self.timeouts.tcp, timeouts.tcp),

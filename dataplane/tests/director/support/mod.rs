@@ -170,6 +170,7 @@ pub fn service(id: u8, family: Family, protocol: Protocol, mode: ForwardMode, se
         local_ports: (1024, 65535),
         timeout: None,
         one_packet: false,
+        persistence: None,
         client_address: None,
         sorry: None,
     }
@@ -235,6 +236,9 @@ impl Director {
             ports: 2,
             max_services: 64,
             max_servers: 1024,
+            templates: 1024,
+            call_ids: 1024,
+            noted_replies: 1024,
             slow_path_frames: setup.slow_path_frames,
             max_frame: 9018,
         });
