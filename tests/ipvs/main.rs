@@ -43,6 +43,7 @@ macro_rules! areas {
 
 areas! {
     changes,
+    fragments,
     ftp,
     icmp,
     lifecycle,

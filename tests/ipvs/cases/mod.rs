@@ -1,6 +1,7 @@
 //! The table, a file for each area.
 
 pub mod changes;
+pub mod fragments;
 pub mod ftp;
 pub mod icmp;
 pub mod lifecycle;

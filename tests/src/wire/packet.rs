@@ -16,6 +16,7 @@ pub struct Packet {
     fragment: Option<usize>,
     damaged: bool,
     names_hosts: bool,
+    only: Option<Vec<usize>>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,6 +121,7 @@ impl Packet {
             fragment: None,
             damaged: false,
             names_hosts: false,
+            only: None,
         }
     }
 
@@ -232,6 +234,12 @@ impl Packet {
         self
     }
 
+    /// Only these of its fragments, counted from 0, in this order.
+    pub fn only(mut self, fragments: &[usize]) -> Self {
+        self.only = Some(fragments.to_vec());
+        self
+    }
+
     /// Name of the sender.
     pub fn from(&self) -> &str {
         &self.from
@@ -254,7 +262,11 @@ impl Packet {
         let Some(size) = self.fragment else { return vec![self.packet(from.ip(), to.ip(), protocol, &payload, None)] };
         let last = payload.len().div_ceil(size) - 1;
         let fragment = |(n, part)| self.packet(from.ip(), to.ip(), protocol, part, Some((n * size, n < last)));
-        payload.chunks(size).enumerate().map(fragment).collect()
+        let all: Vec<_> = payload.chunks(size).enumerate().map(fragment).collect();
+        match &self.only {
+            Some(only) => only.iter().map(|&n| all[n].clone()).collect(),
+            None => all,
+        }
     }
 
     /// Protocol number, and what follows the IP header.
