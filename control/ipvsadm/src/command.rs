@@ -144,7 +144,7 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
         return Err(Failure::unsupported("the SYN proxy (-j)"));
     }
     let engine = match arguments.engine.as_deref() {
-        None => None,
+        None | Some("") => None,
         Some("sip") => Some(Engine::Sip),
         Some(name) => return Err(Failure::no_engine(name)),
     };
@@ -153,7 +153,7 @@ fn service(arguments: &Arguments) -> Result<Change, Failure> {
     }
     let persistence = options.has(Opt::Persistent).then_some(Persistence { engine, ..arguments.persistence });
     let scheduler = match arguments.scheduler.as_deref() {
-        None => Scheduler::default(),
+        None | Some("") => Scheduler::default(),
         Some(name) => Scheduler::ALL
             .into_iter()
             .find(|scheduler| scheduler.name() == name)

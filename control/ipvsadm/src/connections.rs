@@ -33,7 +33,7 @@ pub(crate) fn connection(
         None => "IP",
     };
     let expires = format!("{:02}:{:02}", connection.expires / 60, connection.expires % 60);
-    let name = |address| endpoint(address, connection.protocol.unwrap_or(Protocol::Tcp), format.numeric, names);
+    let name = |address| endpoint(address, connection.protocol, format.numeric, names);
     let (client, service, server) =
         (name(connection.client), name(connection.virtual_service), name(connection.server));
     let state = &connection.state;

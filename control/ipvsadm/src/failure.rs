@@ -114,6 +114,10 @@ fn words(error: &ApiError, operation: &Operation) -> String {
         (ErrorKind::Invalid, _) if part.ends_with("lower_threshold") => {
             format!("Numerical result out of range\ndpvsd: {}", error.message)
         }
+        (ErrorKind::Invalid, _) if part == "server.address" => {
+            let words = "Invalid operation.  Possibly wrong module version, address not unicast, ...";
+            format!("{words}\ndpvsd: {}", error.message)
+        }
         _ => format!("dpvsd: {}", error.message),
     }
 }

@@ -69,8 +69,7 @@ fn columns_title(columns: [&str; 2], width: usize) -> String {
 
 fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, names: &dyn Names) -> io::Result<()> {
     let settings = &status.service.settings;
-    // Names of ports of servers that serve several protocols are those of TCP.
-    let protocol = status.service.id.protocol().unwrap_or(Protocol::Tcp);
+    let protocol = status.service.id.protocol();
     let name = service_name(status.service.id, format.numeric, names);
     match format.view {
         View::Stats | View::Rate => writeln!(output, "{name:<33}{}", counters(&status.stats, format))?,
@@ -86,6 +85,7 @@ fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, 
         }
     }
     let mut servers = status.server_status;
+    sort::newest_first(&mut servers);
     if !format.no_sort {
         sort::servers(&mut servers);
     }
@@ -112,7 +112,7 @@ fn service_name(id: ServiceId, numeric: bool, names: &dyn Names) -> String {
                 Protocol::Udp => "UDP",
                 Protocol::Sctp => "SCTP",
             };
-            format!("{name:<4} {}", endpoint(address, protocol, numeric, names))
+            format!("{name:<4} {}", endpoint(address, Some(protocol), numeric, names))
         }
         ServiceId::Fwmark { mark, family: Family::Inet } => format!("FWM  {}", mark.cast_signed()),
         ServiceId::Fwmark { mark, family: Family::Inet6 } => format!("FWM  {} IPv6", mark.cast_signed()),
@@ -126,7 +126,7 @@ fn service_name(id: ServiceId, numeric: bool, names: &dyn Names) -> String {
 fn print_server(
     output: &mut dyn Write,
     format: Format,
-    protocol: Protocol,
+    protocol: Option<Protocol>,
     status: &ServerStatus,
     names: &dyn Names,
 ) -> io::Result<()> {
@@ -215,13 +215,15 @@ pub(crate) fn local_addresses(output: &mut dyn Write, mut services: Vec<ServiceS
     Ok(())
 }
 
-/// Address and port, as numbers or as names where there are any; IPv6 in brackets.
-pub(crate) fn endpoint(address: SocketAddr, protocol: Protocol, numeric: bool, names: &dyn Names) -> String {
+/// Address and port, as numbers or as names where there are any; IPv6 in brackets. Ports of no protocol in particular
+/// (those of firewall marks) have no names.
+pub(crate) fn endpoint(address: SocketAddr, protocol: Option<Protocol>, numeric: bool, names: &dyn Names) -> String {
     let mut text = if numeric {
         address.to_string()
     } else {
         let host = names.host(address.ip()).unwrap_or_else(|| address.ip().to_string());
-        let port = names.service(address.port(), protocol).unwrap_or_else(|| address.port().to_string());
+        let port = protocol.and_then(|protocol| names.service(address.port(), protocol));
+        let port = port.unwrap_or_else(|| address.port().to_string());
         match address.ip() {
             IpAddr::V4(_) => format!("{host}:{port}"),
             IpAddr::V6(_) => format!("[{host}]:{port}"),

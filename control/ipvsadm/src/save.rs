@@ -21,7 +21,7 @@ pub(crate) fn save(
     sort::services(&mut services);
     for status in services {
         let settings = &status.service.settings;
-        let protocol = status.service.id.protocol().unwrap_or(Protocol::Tcp);
+        let protocol = status.service.id.protocol();
         let id = match status.service.id {
             ServiceId::Address { protocol, address } => {
                 let option = match protocol {
@@ -29,7 +29,7 @@ pub(crate) fn save(
                     Protocol::Udp => "-u",
                     Protocol::Sctp => "--sctp-service",
                 };
-                format!("{option} {}", endpoint(address, protocol, numeric, names))
+                format!("{option} {}", endpoint(address, Some(protocol), numeric, names))
             }
             ServiceId::Fwmark { mark, family: Family::Inet } => format!("-f {}", mark.cast_signed()),
             ServiceId::Fwmark { mark, family: Family::Inet6 } => format!("-f {} -6", mark.cast_signed()),
@@ -58,6 +58,7 @@ pub(crate) fn save(
             writeln!(output, "-P {id} -z {address}")?;
         }
         let mut servers = status.server_status;
+        sort::newest_first(&mut servers);
         sort::servers(&mut servers);
         for server in servers.iter().map(|status| &status.server) {
             let (forward, tunnel) = match server.mode {

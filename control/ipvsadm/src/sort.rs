@@ -30,7 +30,12 @@ fn mark(id: ServiceId) -> u32 {
     }
 }
 
-/// Sorts servers by family, address and port.
+/// Brings servers, which dpvsd keeps in the order in which they came, into the order in which the kernel keeps them.
+pub(crate) fn newest_first(servers: &mut [ServerStatus]) {
+    servers.reverse();
+}
+
+/// Sorts servers by family, address and port. Where addresses run in a circle, the order before decides.
 pub(crate) fn servers(servers: &mut Vec<ServerStatus>) {
     merge_sort(servers, &|a: &ServerStatus, b: &ServerStatus| {
         let (a, b) = (a.server.address, b.server.address);

@@ -153,6 +153,11 @@ fn persistence() {
 }
 
 #[test]
+fn options() {
+    replay(include_str!("sessions/options.txt"), nothing_else);
+}
+
+#[test]
 fn restore() {
     replay(include_str!("sessions/restore.txt"), nothing_else);
 }

@@ -172,6 +172,10 @@ impl Table {
 }
 
 fn check(server: &Server) -> Result<(), ApiError> {
+    let address = server.address.ip();
+    if address.is_unspecified() || address.is_multicast() || address == Ipv4Addr::BROADCAST {
+        return Err(error(ErrorKind::Invalid, "server.address"));
+    }
     if server.lower_threshold > server.upper_threshold {
         return Err(error(ErrorKind::Invalid, "server.lower_threshold"));
     }
@@ -189,7 +193,7 @@ impl Default for FixedNames {
     }
 }
 
-const SERVICES: [(&str, u16); 3] = [("domain", 53), ("http", 80), ("https", 443)];
+const SERVICES: [(&str, u16); 4] = [("domain", 53), ("http", 80), ("https", 443), ("http-alt", 8080)];
 
 impl Names for FixedNames {
     fn address_of(&self, host: &str) -> Option<Ipv4Addr> {
