@@ -96,6 +96,9 @@ server:
     local-data: 'whoami. 0 IN TXT "$1"'
     local-zone: "large." static
 $(for n in 1 2 3 4 5 6; do printf "    local-data: 'large. 0 IN TXT \"%s\"'\n" "$(printf "%0200d" "$n")"; done)
+    local-zone: "huge." static
+$(for n in {1..15}; do printf "    local-data: 'huge. 0 IN TXT \"%s\"'\n" "$(printf "%0200d" "$n")"; done)
+    max-udp-size: 4096
 remote-control:
     control-enable: no
 END
