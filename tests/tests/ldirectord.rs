@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use dpvs_e2e::lab::{Background, program};
 use dpvs_e2e::{Director, Lab, Topology};
 
+/// `negotiate` over IPv6 needs the Perl module Net::INET6Glue, which Debian's ldirectord does not depend on: without it,
+/// every check fails.
 const CONFIG: &str = r#"
 checktimeout = 2
 negotiatetimeout = 2
@@ -37,7 +39,10 @@ virtual = 192.0.2.101:80
 virtual6 = [2001:db8:1::100]:80
         real6 = [2001:db8:2::21]:80 masq
         real6 = [2001:db8:2::22]:80 masq
-        checktype = connect
+        service = http
+        checktype = negotiate
+        request = "/"
+        receive = "s[12]"
         scheduler = wlc
         protocol = tcp
 "#;
