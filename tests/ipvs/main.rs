@@ -50,6 +50,7 @@ areas! {
     listings,
     nat,
     packets,
+    persistence,
     protocols,
     refused,
     schedulers,

@@ -40,7 +40,7 @@ pub(crate) fn connection(
     write!(output, "{protocol:<3} {expires:<6} {state:<11} {client:<18} {service:<18} ")?;
     match &connection.call_id {
         Some(call_id) if format.persistence_engine => {
-            writeln!(output, "{server:<18} {:<16} {call_id}", Engine::Sip.name())
+            writeln!(output, "{server:<18} {:<18} {call_id}", Engine::Sip.name())
         }
         _ => writeln!(output, "{server}"),
     }

@@ -8,6 +8,7 @@ pub mod lifecycle;
 pub mod listings;
 pub mod nat;
 pub mod packets;
+pub mod persistence;
 pub mod protocols;
 pub mod refused;
 pub mod schedulers;
