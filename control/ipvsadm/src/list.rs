@@ -85,7 +85,6 @@ fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, 
         }
     }
     let mut servers = status.server_status;
-    sort::newest_first(&mut servers);
     if !format.no_sort {
         sort::servers(&mut servers);
     }

@@ -58,7 +58,6 @@ pub(crate) fn save(
             writeln!(output, "-P {id} -z {address}")?;
         }
         let mut servers = status.server_status;
-        sort::newest_first(&mut servers);
         sort::servers(&mut servers);
         for server in servers.iter().map(|status| &status.server) {
             let (forward, tunnel) = match server.mode {

@@ -30,12 +30,8 @@ fn mark(id: ServiceId) -> u32 {
     }
 }
 
-/// Brings servers, which dpvsd keeps in the order in which they came, into the order in which the kernel keeps them.
-pub(crate) fn newest_first(servers: &mut [ServerStatus]) {
-    servers.reverse();
-}
-
-/// Sorts servers by family, address and port. Where addresses run in a circle, the order before decides.
+/// Sorts servers by family, address and port. Where addresses run in a circle, the order before decides: newest
+/// first, as dpvsd and the kernel keep them.
 pub(crate) fn servers(servers: &mut Vec<ServerStatus>) {
     merge_sort(servers, &|a: &ServerStatus, b: &ServerStatus| {
         let (a, b) = (a.server.address, b.server.address);

@@ -72,7 +72,8 @@ impl Director for Model {
 fn status(table: &Table, service: &Service) -> ServiceStatus {
     let id = service.id;
     let stats = |server| table.stats.get(&(id, server)).copied().unwrap_or_default();
-    let server_status = service.servers.iter().map(|server| {
+    // As dpvsd lists them, the newest first.
+    let server_status = service.servers.iter().rev().map(|server| {
         let (active_connections, inactive_connections) = table.loads.get(&server.address).copied().unwrap_or_default();
         ServerStatus {
             server: server.clone(),
