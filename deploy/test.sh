@@ -124,13 +124,14 @@ update_readme() {
 
 before=$(mktemp)
 after=$(mktemp)
+log=$(mktemp)
 DPVS_PARITY_REPORTS=$(mktemp -d)
 export DPVS_PARITY_REPORTS
-trap 'rm -rf "$before" "$after" "$DPVS_PARITY_REPORTS"' EXIT
+trap 'rm -rf "$before" "$after" "$log" "$DPVS_PARITY_REPORTS"' EXIT
 [ "$what" = unit ] || remains | sort >"$before"
 step "tests"
 status=0
-cargo nextest run "${packages[@]}" --profile all -E "$filter" || status=$?
+cargo nextest run "${packages[@]}" --profile all -E "$filter" 2>&1 | tee "$log" || status=$?
 if [ "$what" != unit ]; then
     remains | sort >"$after"
     if left=$(comm -13 "$before" "$after") && [ -n "$left" ]; then
@@ -138,5 +139,9 @@ if [ "$what" != unit ]; then
         status=1
     fi
 fi
-if [ -n "$(ls "$DPVS_PARITY_REPORTS")" ]; then parity; fi
+if [ -n "$(ls "$DPVS_PARITY_REPORTS")" ]; then
+    parity
+    # The last line of `parity` is its count; otherwise it is the test runner's summary.
+    [ "$what" = parity ] || grep -a '^ *Summary \[' "$log" || true
+fi
 exit "$status"

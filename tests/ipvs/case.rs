@@ -1,8 +1,5 @@
 //! A case: rules, traffic and observations, in terms that both directors share.
 
-// Words of the table, also those that no case uses at the moment.
-#![allow(dead_code)]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
