@@ -118,7 +118,8 @@ async fn services_show_configuration_counters_and_list_order() {
 
         let services = bench.handle.services().await.unwrap();
         let service = bench.handle.service(id(1)).await.unwrap();
-        assert_eq!(services[0].stats, service.stats);
+        // Rates may be sampled in between.
+        assert_eq!(services[0].stats.connections, service.stats.connections);
         assert_eq!((service.service.id, service.service.servers.len()), (id(1), 0));
         let order: Vec<String> = service.server_status.iter().map(|s| s.server.address.to_string()).collect();
         assert_eq!(order, ["10.0.0.2:80", "10.0.0.1:80"]);
