@@ -30,13 +30,16 @@ build() {
         esac
         shift 2
     done
+    local n
     [[ $clients =~ ^[1-9]$ && $servers =~ ^[1-9]$ ]] || fail "1 to 9 clients and servers"
     command -v ethtool >/dev/null || fail "ethtool is missing: deploy/setup.sh --tests"
     tear_down
+    # Whoever takes another lab down may remove the directory above at this moment.
+    for ((n = 0; n < 10; n++)); do mkdir -p "$dir/lb" "$dir/files" 2>/dev/null && break; done
     mkdir -p "$dir/lb" "$dir/files"
     trap 'tear_down' EXIT
 
-    local server_lan=0 n
+    local server_lan=0
     [ "$topology" = one-arm ] || server_lan=1
     cat >"$dir/topology.part" <<END
 topology=$topology
