@@ -33,7 +33,6 @@ impl Replies {
     /// A table with room for `connections`. `seed` keys the hash: draw it from the system's random source.
     pub fn new(connections: usize, seed: [u64; 2]) -> Self {
         let count = (2 * connections).div_ceil(WAYS).next_power_of_two();
-        // Untouched until it is needed.
         Self { buckets: (0..count).map(|_| Bucket::default()).collect(), hasher: TupleHasher::new(seed) }
     }
 
