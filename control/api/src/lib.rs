@@ -10,6 +10,7 @@ mod mark;
 mod operation;
 mod persistence;
 mod request;
+mod schema;
 mod service;
 mod stats;
 mod sysctl;

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Family, Persistence, ServiceId};
 
 /// Transport protocol of a virtual service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Transmission Control Protocol.
@@ -48,7 +49,7 @@ impl fmt::Display for Protocol {
 pub type ServerId = SocketAddr;
 
 /// Scheduling methods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheduler {
     /// Round robin.
@@ -127,7 +128,7 @@ impl Scheduler {
 }
 
 /// Options of scheduling methods, as `ipvsadm -b` names them, and one of DPVS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SchedulerFlag {
     /// sh: when the server is unavailable, another takes its clients.
@@ -198,7 +199,7 @@ impl SchedulerFlag {
 }
 
 /// How a real server is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ForwardMode {
     /// Network address translation of the destination (`ipvsadm -m`).
@@ -212,7 +213,7 @@ pub enum ForwardMode {
 }
 
 /// What is between the outer header and the packet in a tunnel (`ipvsadm --tun-type`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelType {
     /// Nothing: IP in IP.
@@ -239,7 +240,7 @@ impl TunnelType {
 }
 
 /// The checksum of a tunnel's own header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelChecksum {
     /// None (`ipvsadm --tun-nocsum`).
@@ -266,7 +267,7 @@ impl TunnelChecksum {
 }
 
 /// How packets to a server in mode `tun` are wrapped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tunnel {
     /// The encapsulation.
@@ -302,7 +303,7 @@ impl fmt::Display for Tunnel {
 }
 
 /// A real server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Address and port; the port must be the service's in DR and TUN modes.
@@ -328,7 +329,7 @@ fn one() -> u32 {
 }
 
 /// How servers in mode fullnat learn the addresses of their clients, which the packets no longer carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientAddress {
     /// In a TCP option of kind 254, which a kernel module on the server understands.
@@ -354,7 +355,7 @@ impl ClientAddress {
 }
 
 /// First and last local port that FULLNAT uses on each local address, inclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalPorts {
     /// First port, at least 1.
@@ -374,7 +375,7 @@ impl Default for LocalPorts {
 macro_rules! service_settings {
     ($($(#[$attribute:meta])* $field:ident: $type:ty,)*) => {
         /// What of a service can be edited.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub struct ServiceSettings {
             $($(#[$attribute])* pub $field: $type,)*
@@ -382,8 +383,9 @@ macro_rules! service_settings {
 
         /// A service as configuration file and API have it: with `protocol` and `address`, or with `fwmark` and, for
         /// IPv6, `family`.
-        #[derive(Serialize, Deserialize)]
+        #[derive(Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
+        #[schemars(rename = "Service")]
         struct WrittenService {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             protocol: Option<Protocol>,
@@ -453,7 +455,7 @@ service_settings! {
 
 /// A server that takes new connections while no real server of the service is available, e.g. to say sorry. It is no
 /// real server of the service, and has no weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SorryServer {
     /// Address and port; the port must be the service's in DR and TUN modes.
@@ -477,7 +479,7 @@ impl SorryServer {
 }
 
 /// A virtual service with its servers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "WrittenService", into = "WrittenService")]
 pub struct Service {
     /// What identifies it.
@@ -515,7 +517,7 @@ impl WrittenService {
 }
 
 /// Connection timeouts in seconds, as `ipvsadm --set`; 0 in a request leaves a value as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
     /// Established TCP connections.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Server, Service};
 
 /// Traffic counters. Inbound is client to server; bytes are those of IP packets, headers included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct FlowStats {
     /// Connections scheduled.
@@ -34,7 +35,7 @@ pub struct FlowStats {
 }
 
 /// A real server and how it does.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServerStatus {
     /// Its configuration.
     #[serde(flatten)]
@@ -51,7 +52,7 @@ pub struct ServerStatus {
 }
 
 /// A virtual service and how it does.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceStatus {
     /// Its configuration, without servers.
     #[serde(flatten)]
@@ -76,7 +77,7 @@ pub struct ServiceStatus {
 }
 
 /// A drop reason's counter, summed over workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropCount {
     /// Short name, e.g. `bad_ip_checksum`.
     pub reason: String,
@@ -87,7 +88,7 @@ pub struct DropCount {
 }
 
 /// What one worker did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerStats {
     /// Index.
     pub worker: usize,
@@ -117,7 +118,7 @@ pub struct WorkerStats {
 }
 
 /// A DPDK port.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PortStats {
     /// Its name in the configuration.
     pub name: String,
@@ -142,7 +143,7 @@ pub struct PortStats {
 }
 
 /// The daemon as a whole.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Version of dpvsd.
     pub version: String,

@@ -188,6 +188,11 @@ impl Sysctls {
         Ok(())
     }
 
+    /// Settings of IPVS that have one value here: name, value and reason.
+    pub(crate) fn fixed() -> impl Iterator<Item = (&'static str, u32, &'static str)> {
+        FIXED.iter().copied()
+    }
+
     /// All settings with their values, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static Setting, u32)> {
         Self::ALL.iter().filter_map(|setting| Some((setting, self.get(setting.name)?)))
