@@ -29,8 +29,9 @@ pub struct Observation {
 const MARKERS: u16 = 32;
 /// Packets on their way at a time.
 const IN_FLIGHT: usize = 16;
-/// Virtual service and clients of the markers.
-const MARKER: Place = Place { family: Family::V4, number: 0x3fff };
+/// Virtual service and clients of the markers. A worker handles the IPv4 packets of a burst before its IPv6 packets, so those
+/// of IPv4 would not show that those of IPv6 before them have gone through.
+const MARKER: Place = Place { family: Family::V6, number: 0x3fff };
 
 /// Runs all cases on a director of this kind; what each has shown, in order.
 pub fn run(director: Director, cases: &[Case]) -> Vec<Vec<Observation>> {
@@ -115,6 +116,8 @@ impl Runner {
             script += &format!("ip {flag} route add {clients} via {router}\n");
             script += &format!("ip {flag} route add local {virtual_addresses} dev lo\n");
         }
+        // Over IPv6, Linux answers from a virtual address only if it has been added to an interface.
+        script += &format!("ip -6 address add {}/128 dev lo nodad preferred_lft 0\n", MARKER.resolve("V1"));
         // Cases are many and have few addresses: limits on the rate of the kernel's errors would mix them up.
         for (name, value) in [
             ("ipv4/icmp_ratelimit", 0),
@@ -245,11 +248,11 @@ impl Runner {
                     continue;
                 }
                 let [sport, dport] = ports(packet);
-                // The round is the payload of a datagram, and the sequence number of a reset.
-                let (end, round) = match (packet[9], arrival.network) {
-                    (17, 1) => (format!("C1:{sport}"), packet.get(28..30)),
-                    (17, _) => (format!("C1:{dport}"), packet.get(28..30)),
-                    _ => (format!("C1:{dport}"), packet.get(26..28)),
+                // The round is the payload of a datagram, and the sequence number of a reset, after an IPv6 header.
+                let (end, round) = match (packet[6], arrival.network) {
+                    (17, 1) => (format!("C1:{sport}"), packet.get(48..50)),
+                    (17, _) => (format!("C1:{dport}"), packet.get(48..50)),
+                    _ => (format!("C1:{dport}"), packet.get(46..48)),
                 };
                 let is_current = round == Some(&self.round.to_be_bytes());
                 pending.retain(|packet| !is_current || (packet.from() != end && packet.to() != end));
