@@ -5,6 +5,7 @@
 
 mod connection;
 mod error;
+mod event;
 mod id;
 mod mark;
 mod operation;
@@ -17,6 +18,7 @@ mod sysctl;
 
 pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
+pub use event::{Author, Change, Event, EventKind};
 pub use id::{Family, ParseServiceIdError, ServiceId};
 pub use mark::{MarkRule, Network, PortRange};
 pub use operation::Operation;

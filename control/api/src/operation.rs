@@ -104,3 +104,26 @@ pub enum Operation {
         values: BTreeMap<String, u32>,
     },
 }
+
+impl Operation {
+    /// Its name in the API.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Operation::AddService { .. } => "add-service",
+            Operation::EditService { .. } => "edit-service",
+            Operation::DeleteService { .. } => "delete-service",
+            Operation::Clear => "clear",
+            Operation::AddServer { .. } => "add-server",
+            Operation::EditServer { .. } => "edit-server",
+            Operation::DeleteServer { .. } => "delete-server",
+            Operation::AddLocalAddress { .. } => "add-local-address",
+            Operation::DeleteLocalAddress { .. } => "delete-local-address",
+            Operation::Zero { .. } => "zero",
+            Operation::SetMarks { .. } => "set-marks",
+            Operation::AddMark { .. } => "add-mark",
+            Operation::DeleteMark { .. } => "delete-mark",
+            Operation::SetTimeouts { .. } => "set-timeouts",
+            Operation::SetSysctls { .. } => "set-sysctls",
+        }
+    }
+}
