@@ -13,18 +13,20 @@ use dataplane::shared::{Publisher, Shared};
 use dataplane::snapshot::{MAX_FTP_PORTS, Settings, Snapshot};
 use dataplane::{PortId, ServerId as ServerSlot};
 use dpvs_api::{
-    ApiError, ConnectionPage, DropCount, ErrorKind, MarkRule, Operation, PortStats, ServerStatus, ServiceId,
-    ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
+    ApiError, Author, ConnectionPage, DropCount, ErrorKind, EventKind, MarkRule, Operation, PortStats, ServerStatus,
+    ServiceId, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::connections::ConnectionReader;
+use crate::events::Events;
 use crate::kernel::Kernel;
 use crate::local::LocalAddresses;
 use crate::registry::{Draft, Entry, Member, Registry};
 use crate::settings;
 use crate::stats::{self, SAMPLE_INTERVAL, Stats};
+use crate::trouble::Watch;
 
 /// Requests that may wait for the core; a caller beyond that waits itself.
 const QUEUE: usize = 64;
@@ -34,7 +36,7 @@ const QUEUE: usize = 64;
 pub(crate) enum Request {
     Connections(Option<String>, usize, oneshot::Sender<Result<ConnectionPage, ApiError>>),
     Drain(oneshot::Sender<()>),
-    Apply(Vec<Operation>, oneshot::Sender<Result<(), ApiError>>),
+    Apply(Batch, oneshot::Sender<Result<(), ApiError>>),
     Services(oneshot::Sender<Vec<ServiceStatus>>),
     Service(ServiceId, oneshot::Sender<Result<ServiceStatus, ApiError>>),
     Timeouts(oneshot::Sender<Timeouts>),
@@ -50,19 +52,40 @@ pub(crate) enum Request {
 #[derive(Clone, Debug)]
 pub struct CoreHandle {
     requests: mpsc::Sender<Request>,
+    events: Events,
+}
+
+/// Operations with who asks for them.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// To be applied in order.
+    pub operations: Vec<Operation>,
+    /// Whom events name for them.
+    pub by: Author,
+}
+
+impl From<Vec<Operation>> for Batch {
+    fn from(operations: Vec<Operation>) -> Self {
+        Self { operations, by: Author::Daemon }
+    }
 }
 
 impl CoreHandle {
     /// A handle and the queue that the core serves.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Request>) {
         let (requests, queue) = mpsc::channel(QUEUE);
-        (Self { requests }, queue)
+        (Self { requests, events: Events::default() }, queue)
+    }
+
+    /// What happens in the daemon.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Applies the operations in order and publishes them together, or none of them. The error's `path` names the
     /// operation by index and the field, e.g. `[3].server.weight`.
-    pub async fn apply(&self, operations: Vec<Operation>) -> Result<(), ApiError> {
-        self.ask(|reply| Request::Apply(operations, reply)).await?
+    pub async fn apply(&self, batch: impl Into<Batch>) -> Result<(), ApiError> {
+        self.ask(|reply| Request::Apply(batch.into(), reply)).await?
     }
 
     /// All services with their servers, sorted by protocol, address and port; then those of firewall marks.
@@ -196,6 +219,8 @@ pub struct Core {
     connections: Arc<Mutex<ConnectionReader>>,
     local_addresses: LocalAddresses,
     draining: bool,
+    events: Events,
+    watch: Watch,
     /// By port: what the kernel was told of its link.
     links: Vec<bool>,
 }
@@ -208,12 +233,15 @@ impl Core {
     pub fn new(parts: Parts) -> (Self, CoreHandle) {
         let (handle, requests) = CoreHandle::new();
         let shared = Arc::clone(&parts.shared);
+        let now = Instant::now();
         let mut core = Self {
             requests,
             registry: Registry::new(shared.limits.max_services, shared.limits.max_servers)
                 .with_ports(parts.facts.ports.iter().map(|port| port.name.clone()).collect()),
-            stats: Stats::new(Arc::clone(&shared), Instant::now()),
+            stats: Stats::new(Arc::clone(&shared), now),
             publisher: Publisher::new(Arc::clone(&shared)),
+            watch: Watch::new(&shared, now),
+            events: handle.events.clone(),
             connections: Arc::new(Mutex::new(ConnectionReader::new(shared))),
             local_addresses: LocalAddresses::default(),
             links: vec![true; parts.facts.ports.len()],
@@ -255,6 +283,7 @@ impl Core {
         let freed = self.registry.sweep(&is_busy(&self.parts.shared, adopted));
         self.stats.follow(&freed);
         self.stats.sample(now);
+        self.watch.look(&self.parts.shared, now).into_iter().for_each(|news| self.events.publish(news));
         if let Some(kernel) = &self.parts.kernel
             && adopted
         {
@@ -275,6 +304,7 @@ impl Core {
             let name = &self.parts.facts.ports[index].name;
             tracing::info!("port {name}: link is {}", if up { "up" } else { "down" });
             *told = up;
+            self.events.publish(EventKind::Link { port: name.clone(), up });
             if let Err(error) = kernel.set_carrier(port, up).await {
                 tracing::warn!("port {name}: {error}");
             }
@@ -284,7 +314,7 @@ impl Core {
     async fn answer(&mut self, request: Request) {
         // Sending fails when the caller left, which is its own business.
         match request {
-            Request::Apply(operations, reply) => drop(reply.send(self.apply(&operations).await)),
+            Request::Apply(batch, reply) => drop(reply.send(self.apply(batch).await)),
             Request::Services(reply) => {
                 drop(reply.send(self.registry.services().map(|(id, entry)| self.service(id, entry)).collect()));
             }
@@ -316,6 +346,7 @@ impl Core {
             Request::Status(reply) => drop(reply.send(self.status())),
             Request::Drain(reply) => {
                 self.draining = true;
+                self.events.publish(EventKind::Draining);
                 self.publish();
                 let _ = reply.send(());
             }
@@ -323,10 +354,11 @@ impl Core {
     }
 
     /// See [`CoreHandle::apply`].
-    pub async fn apply(&mut self, operations: &[Operation]) -> Result<(), ApiError> {
-        let draft = self.registry.draft(operations)?;
+    pub async fn apply(&mut self, batch: impl Into<Batch>) -> Result<(), ApiError> {
+        let Batch { operations, by } = batch.into();
+        let draft = self.registry.draft(&operations)?;
         let added = self.ensure_local_addresses(&draft).await?;
-        let before = (self.registry.table(), self.registry.timeouts(), self.registry.sysctls());
+        let before = self.registry.revision();
         let changes = match self.registry.commit(draft, &is_busy(&self.parts.shared, self.publisher.is_adopted())) {
             Ok(changes) => changes,
             Err(error) => {
@@ -337,9 +369,10 @@ impl Core {
             }
         };
         self.stats.follow(&changes);
-        let settings = (self.registry.timeouts(), self.registry.sysctls());
-        if !Arc::ptr_eq(&before.0, &self.registry.table()) || (before.1, before.2) != settings {
+        if self.registry.revision() != before {
             self.publish();
+            let version = format!("{}.{}", self.events.run(), self.registry.revision());
+            self.events.publish(EventKind::configuration(version, by, &operations));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! * [`registry`]: the model of services and servers; turns operations into the packet path's service table.
 //! * [`stats`]: totals and rates from the workers' counters; [`connections`]: listings of the workers' tables.
 //! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it; on a thread of its own.
+//! * [`events`]: what happened lately; `trouble` finds what workers do not tell.
 //! * [`server`]: the API on a Unix socket.
 //! * [`daemon`]: start, life and end of the process.
 #![forbid(unsafe_code)]
@@ -13,9 +14,11 @@ pub mod config;
 pub mod connections;
 pub mod core;
 pub mod daemon;
+pub mod events;
 pub mod kernel;
 mod local;
 pub mod registry;
 pub mod server;
 mod settings;
 pub mod stats;
+mod trouble;

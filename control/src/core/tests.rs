@@ -191,6 +191,27 @@ async fn status_and_ports_tell_what_is() {
 }
 
 #[tokio::test]
+async fn changes_are_events_with_their_author() {
+    with_core(|bench| async move {
+        let mut events = bench.handle.events().follow(None);
+        let operations = vec![add(1, &[]), Operation::Zero { service: None }];
+        let by = Author::User { uid: 7, pid: None };
+        bench.handle.apply(Batch { operations: operations.clone(), by: by.clone() }).await.unwrap();
+        let first = events.next().await.unwrap();
+        let EventKind::Configuration { version, .. } = &first.what else { panic!("{first:?}") };
+        assert_eq!(first.what, EventKind::configuration(version.clone(), by, &operations));
+        // What changes nothing is none: statistics, and values that are in force already.
+        let timeouts = Operation::SetTimeouts { timeouts: Timeouts::default() };
+        bench.handle.apply(vec![Operation::Zero { service: None }, timeouts]).await.unwrap();
+        bench.handle.apply(vec![add(1, &[])]).await.unwrap_err();
+        bench.handle.drain().await.unwrap();
+        assert_eq!(events.next().await.unwrap().what, EventKind::Draining);
+        assert_eq!(events.poll(), Ok(None));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn draining_is_published() {
     with_core(|bench| async move {
         bench.handle.drain().await.unwrap();

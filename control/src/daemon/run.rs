@@ -10,7 +10,7 @@ use dataplane::shared::{Limits, Shared};
 use dataplane::steer::Rss;
 use dataplane::worker::{self, Worker, WorkerConfig};
 use dataplane::{PortId, WorkerId};
-use dpvs_api::{ApiError, Connection, Operation, Service, Sysctls};
+use dpvs_api::{ApiError, Author, Connection, EventKind, Operation, Service, Sysctls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -21,7 +21,7 @@ use super::memory;
 use super::notify::notify;
 use super::workers::Threads;
 use crate::config::{self, Config, ConfigErrors, reload};
-use crate::core::{Core, CoreHandle, Devices, Facts, Parts, PortFacts};
+use crate::core::{Batch, Core, CoreHandle, Devices, Facts, Parts, PortFacts};
 use crate::kernel::{Kernel, PortKernel};
 use crate::server::{self, Socket};
 
@@ -94,15 +94,15 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let (mut core, handle) =
         Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, ftp_ports, facts });
     let values = Sysctls::default().difference(&config.sysctl);
-    let settings = [
+    let settings = vec![
         Operation::SetTimeouts { timeouts: config.timeouts },
         Operation::SetSysctls { values },
         Operation::SetMarks { rules: config.marks.clone() },
     ];
-    core.apply(&settings).await.map_err(DaemonError::Services)?;
+    core.apply(Batch { operations: settings, by: Author::File }).await.map_err(DaemonError::Services)?;
     let add = |service: &Service| Operation::AddService { service: service.clone() };
     let services: Vec<Operation> = config.services.iter().map(add).collect();
-    core.apply(&services).await.map_err(DaemonError::Services)?;
+    core.apply(Batch { operations: services, by: Author::File }).await.map_err(DaemonError::Services)?;
 
     let worker_config = WorkerConfig {
         connections: capacity,
@@ -212,7 +212,7 @@ impl Supervisor<'_> {
     async fn supervise(&mut self, signals: &mut Signals, threads: &mut Threads) -> Result<(), DaemonError> {
         loop {
             tokio::select! {
-                worker = threads.ended() => return Err(DaemonError::Worker(worker.to_string())),
+                worker = threads.ended() => return Err(self.failed(worker)),
                 name = signals.end.next() => {
                     tracing::info!("{name}: stopping");
                     break;
@@ -226,7 +226,7 @@ impl Supervisor<'_> {
         }
         tracing::info!("draining: waiting up to {} s for connections to end", patience.as_secs());
         tokio::select! {
-            worker = threads.ended() => return Err(DaemonError::Worker(worker.to_string())),
+            worker = threads.ended() => return Err(self.failed(worker)),
             name = signals.end.next() => tracing::info!("{name} again: not waiting any longer"),
             left = tokio::time::timeout(patience, self.drain()) => match left {
                 Ok(()) => tracing::info!("drained: no connection is open"),
@@ -234,6 +234,11 @@ impl Supervisor<'_> {
             },
         }
         Ok(())
+    }
+
+    fn failed(&self, worker: usize) -> DaemonError {
+        self.handle.events().publish(EventKind::WorkerFailed { worker });
+        DaemonError::Worker(worker.to_string())
     }
 
     /// Refuses new connections and waits until none is open.
@@ -286,7 +291,7 @@ impl Supervisor<'_> {
         let operations = reload::difference(&self.file, &new, &current, &marks);
         let changes = operations.len();
         if changes > 0
-            && let Err(error) = self.handle.apply(operations).await
+            && let Err(error) = self.handle.apply(Batch { operations, by: Author::File }).await
         {
             tracing::error!("reload: {error}");
             tracing::error!("reload failed: the configuration stays as it was");

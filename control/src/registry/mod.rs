@@ -77,6 +77,8 @@ pub struct Registry {
     ports: Vec<String>,
     /// Number given last to a version of a service or to a service as such.
     last_number: u64,
+    /// Number of the last change of anything.
+    revision: u64,
     table: Arc<ServiceTable>,
 }
 
@@ -115,6 +117,11 @@ impl Entry {
     /// Index of its counters.
     pub fn slot(&self) -> ServiceSlot {
         self.slot
+    }
+
+    /// Changes with its configuration, and is that of no service before it.
+    pub fn version(&self) -> u64 {
+        self.compiled.version
     }
 
     /// Its servers in the order they were added; IPVS lists them the other way round.
@@ -158,6 +165,7 @@ impl Registry {
             marks: Vec::new(),
             ports: Vec::new(),
             last_number: 0,
+            revision: 0,
             table: Arc::default(),
         }
     }
@@ -209,6 +217,11 @@ impl Registry {
         self.services.values().flat_map(|entry| entry.local_addresses.iter().copied()).collect()
     }
 
+    /// Changes with everything that is configured.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// What workers get; the same `Arc` until something changes.
     pub fn table(&self) -> Arc<ServiceTable> {
         Arc::clone(&self.table)
@@ -237,6 +250,7 @@ impl Registry {
             let Some(service) = service else { continue };
             modified |= self.update(id, service, &mut changes);
         }
+        let settings_changed = (self.timeouts, self.sysctls) != (draft.timeouts, draft.sysctls);
         self.timeouts = draft.timeouts;
         self.sysctls = draft.sysctls;
         if let Some(marks) = draft.marks {
@@ -249,6 +263,9 @@ impl Registry {
             let rules = self.marks.iter().map(|rule| compile::mark_rule(rule, &self.ports)).collect();
             let marks = Arc::new(MarkTable::new(rules));
             self.table = Arc::new(ServiceTable::with_former(services, nat_servers).with_marks(marks));
+        }
+        if modified || settings_changed {
+            self.revision = self.number();
         }
         Ok(changes)
     }

@@ -12,7 +12,7 @@ use dpvs_api::{Operation, Sysctls, Timeouts};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::core::Request as Question;
+use crate::core::{Batch, Request as Question};
 
 /// A server on a thread of its own.
 struct Daemon {
@@ -107,7 +107,7 @@ async fn answer_questions(
     let mut unanswered = Vec::new();
     while let Some(question) = questions.recv().await {
         match question {
-            Question::Apply(operations, reply) => {
+            Question::Apply(Batch { operations, .. }, reply) => {
                 let result = match operations.last() {
                     Some(Operation::Clear) => Err(ApiError {
                         kind: ErrorKind::Full,
