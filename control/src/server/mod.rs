@@ -5,7 +5,9 @@
 //! body size and body time are bounded, and a peer that is slow delays only itself.
 
 mod access;
+mod endpoint;
 mod input;
+mod openapi;
 mod routes;
 mod socket;
 #[cfg(test)]

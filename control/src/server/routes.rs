@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::LazyLock;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,12 +11,16 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
-use dpvs_api::{ApiError, ErrorKind, MarkRule, NewLocalAddress, Operation, Server, Service, ServiceSettings, Timeouts};
+use dpvs_api::{
+    ApiError, ConnectionPage, DropCount, ErrorKind, MarkRule, NewLocalAddress, Operation, PortStats, Server, Service,
+    ServiceSettings, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
+};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::endpoint::{Endpoint, delete, get, post, put};
 use super::input::{Refusal, ip_address, json, service_id, socket_address};
-use super::{Limits, reply};
+use super::{Limits, openapi, reply};
 use crate::core::CoreHandle;
 
 /// Connections in a page if the request does not say.
@@ -30,37 +35,82 @@ type Segments5 = Path<(String, String, String, String, String)>;
 
 /// What every handler needs.
 #[derive(Clone)]
-struct Api {
+pub(super) struct Api {
     core: CoreHandle,
     limits: Limits,
 }
 
-/// All paths, with JSON answers for the wrong ones too.
+const SERVICE: &str = "/v1/services/{protocol}/{address}/{port}";
+const SERVICE_ZERO: &str = "/v1/services/{protocol}/{address}/{port}/zero";
+const SERVERS: &str = "/v1/services/{protocol}/{address}/{port}/servers";
+const SERVER: &str = "/v1/services/{protocol}/{address}/{port}/servers/{server}/{server_port}";
+const LOCAL_ADDRESSES: &str = "/v1/services/{protocol}/{address}/{port}/local-addresses";
+const LOCAL_ADDRESS: &str = "/v1/services/{protocol}/{address}/{port}/local-addresses/{local}";
+
+/// All that the API can do. What is not here is not served.
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        get(openapi::PATH, openapi, "getOpenApi", "This document").gives_other("application/json"),
+        get("/v1/status", status, "getStatus", "The daemon as a whole").gives::<Status>(),
+        get("/v1/drops", drops, "getDrops", "Packets dropped, by reason").gives::<Vec<DropCount>>(),
+        get("/v1/workers", workers, "getWorkers", "What each worker did").gives::<Vec<WorkerStats>>(),
+        get("/v1/ports", ports, "getPorts", "DPDK ports with their counters").gives::<Vec<PortStats>>(),
+        get("/v1/connections", connections, "getConnections", "Tracked connections, page by page")
+            .described("Connections that come or go meanwhile may be listed or not.")
+            .queried::<PageRequest>()
+            .gives::<ConnectionPage>(),
+        get("/v1/timeouts", timeouts, "getTimeouts", "Connection timeouts in force").gives::<Timeouts>(),
+        put("/v1/timeouts", set_timeouts, "setTimeouts", "Set connection timeouts")
+            .described("0 leaves a timeout as it is.")
+            .takes::<Timeouts>(),
+        get("/v1/sysctls", sysctls, "getSysctls", "Run-time settings in force").gives::<Sysctls>(),
+        put("/v1/sysctls", set_sysctls, "setSysctls", "Set run-time settings")
+            .described("Those that are not named stay as they are.")
+            .takes::<Sysctls>(),
+        get("/v1/marks", marks, "getMarks", "Rules that give packets firewall marks, in order")
+            .gives::<Vec<MarkRule>>(),
+        put("/v1/marks", set_marks, "setMarks", "Replace the rules that give packets firewall marks")
+            .takes::<Vec<MarkRule>>(),
+        post("/v1/zero", zero, "zero", "Set all statistics to zero"),
+        post("/v1/batch", batch, "applyBatch", "Apply operations, all of them or none")
+            .described("Workers see all of them at once. An error's path begins with the index of its operation.")
+            .takes::<Vec<Operation>>(),
+        get("/v1/services", services, "getServices", "All services with their servers").gives::<Vec<ServiceStatus>>(),
+        post("/v1/services", add_service, "addService", "Add a service, servers included").takes::<Service>(),
+        delete("/v1/services", clear, "clear", "Delete all services"),
+        get(SERVICE, service, "getService", "A service with its servers").gives::<ServiceStatus>(),
+        put(SERVICE, edit_service, "editService", "Replace the settings of a service")
+            .described("Servers, local addresses and connections stay.")
+            .takes::<ServiceSettings>(),
+        delete(SERVICE, delete_service, "deleteService", "Delete a service with its servers"),
+        post(SERVICE_ZERO, zero_service, "zeroService", "Set the statistics of a service and its servers to zero"),
+        post(SERVERS, add_server, "addServer", "Add a server").takes::<Server>(),
+        put(SERVER, edit_server, "editServer", "Replace the settings of a server")
+            .described("The body's address must be that of the path.")
+            .takes::<Server>(),
+        delete(SERVER, delete_server, "deleteServer", "Delete a server")
+            .described("Packets of its connections are dropped from then on."),
+        post(LOCAL_ADDRESSES, add_local_address, "addLocalAddress", "Add a source address for FULLNAT servers")
+            .takes::<NewLocalAddress>(),
+        delete(
+            LOCAL_ADDRESS,
+            delete_local_address,
+            "deleteLocalAddress",
+            "Delete a source address; its connections go on",
+        ),
+    ]
+}
+
+/// All endpoints, with JSON answers for wrong paths and methods too.
 pub(super) fn router(core: CoreHandle, limits: Limits) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/drops", get(drops))
-        .route("/v1/workers", get(workers))
-        .route("/v1/ports", get(ports))
-        .route("/v1/connections", get(connections))
-        .route("/v1/timeouts", get(timeouts).put(set_timeouts))
-        .route("/v1/sysctls", get(sysctls).put(set_sysctls))
-        .route("/v1/marks", get(marks).put(set_marks))
-        .route("/v1/zero", post(zero))
-        .route("/v1/batch", post(batch))
-        .route("/v1/services", get(services).post(add_service).delete(clear))
-        .route("/v1/services/{protocol}/{address}/{port}", get(service).put(edit_service).delete(delete_service))
-        .route("/v1/services/{protocol}/{address}/{port}/zero", post(zero_service))
-        .route("/v1/services/{protocol}/{address}/{port}/servers", post(add_server))
-        .route(
-            "/v1/services/{protocol}/{address}/{port}/servers/{server}/{server_port}",
-            put(edit_server).delete(delete_server),
-        )
-        .route("/v1/services/{protocol}/{address}/{port}/local-addresses", post(add_local_address))
-        .route("/v1/services/{protocol}/{address}/{port}/local-addresses/{local}", delete(delete_local_address))
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(Api { core, limits })
+    let routes = endpoints().into_iter().fold(Router::new(), |router, e| router.route(e.path, e.route));
+    routes.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(Api { core, limits })
+}
+
+/// It is the same as long as the program is.
+async fn openapi() -> Response {
+    static DOCUMENT: LazyLock<serde_json::Value> = LazyLock::new(|| openapi::document(&endpoints()));
+    reply(StatusCode::OK, &*DOCUMENT)
 }
 
 async fn not_found(uri: Uri) -> Refusal {
@@ -154,10 +204,13 @@ async fn set_marks(State(api): State<Api>, headers: HeaderMap, body: Body) -> An
     api.apply(Operation::SetMarks { rules }).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PageRequest {
+    /// Where to go on: `next` of the page before.
     cursor: Option<String>,
+    /// Connections in the page, at most; 1000 if absent.
+    #[schemars(range(min = 1, max = PAGE_MAX))]
     limit: Option<usize>,
 }
 
