@@ -403,7 +403,15 @@ impl Core {
             let stats = self.stats.server(member.slot);
             let persistent_connections = stats::persistent(&self.parts.shared, member.slot);
             let server = member.server.clone();
-            ServerStatus { server, active_connections, inactive_connections, persistent_connections, stats }
+            ServerStatus {
+                effective_weight: Some(server.weight),
+                server,
+                active_connections,
+                inactive_connections,
+                persistent_connections,
+                stats,
+                health_status: None,
+            }
         };
         let counts = self.stats.service_counts(entry.slot());
         ServiceStatus {
@@ -415,6 +423,7 @@ impl Core {
             local_port_exhausted: counts.local_port_exhausted,
             client_address_sent: counts.client_address_sent,
             client_address_omitted: counts.client_address_omitted,
+            quorum_status: None,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod connections;
 pub mod core;
 pub mod daemon;
 pub mod events;
+mod health;
 pub mod kernel;
 mod local;
 pub mod registry;

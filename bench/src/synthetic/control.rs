@@ -141,12 +141,8 @@ pub fn services<A: Family>(flows: &Flows, weight: u32) -> impl Iterator<Item = O
         let of_each = flows.servers_of_each();
         // Workers get servers in the opposite order, as IPVS has them.
         let servers = (id * of_each..(id + 1) * of_each).rev().map(|n| Server {
-            address: (A::host(Net::Server, 1 + n).into(), flows.dport()).into(),
-            mode: ForwardMode::Fullnat,
-            tunnel: Default::default(),
             weight,
-            upper_threshold: 0,
-            lower_threshold: 0,
+            ..Server::new((A::host(Net::Server, 1 + n).into(), flows.dport()).into(), ForwardMode::Fullnat)
         });
         let service = Service {
             id: ServiceId::Address {

@@ -6,6 +6,7 @@
 mod connection;
 mod error;
 mod event;
+mod health;
 mod id;
 mod mark;
 mod operation;
@@ -19,6 +20,11 @@ mod sysctl;
 pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
 pub use event::{Author, Change, Event, EventKind};
+pub use health::{
+    Check, CheckStatus, Digest, DnsProbe, DnsRcode, DnsTransport, DnsType, ExternalProbe, GrpcProbe, Health,
+    HealthState, HttpMethod, HttpProbe, HttpVersion, IcmpProbe, Initially, OnFailure, Pattern, Payload, Probe,
+    QuorumStatus, Seconds, ServerHealth, ServerHealthStatus, SmtpProbe, StatusRange, TcpProbe, Tls, UdpProbe,
+};
 pub use id::{Family, ParseServiceIdError, ServiceId};
 pub use mark::{MarkRule, Network, PortRange};
 pub use operation::Operation;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Family, Persistence, ServiceId};
+use crate::{Family, Health, Persistence, ServerHealth, ServiceId};
 
 /// Transport protocol of a virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -322,6 +322,24 @@ pub struct Server {
     /// ... and resume below this many; 0: three quarters of the upper threshold.
     #[serde(default)]
     pub lower_threshold: u32,
+    /// What it has of its own in place of the service's health checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Box<ServerHealth>>,
+}
+
+impl Server {
+    /// A server with the defaults for everything else.
+    pub fn new(address: SocketAddr, mode: ForwardMode) -> Self {
+        Self {
+            address,
+            mode,
+            tunnel: Tunnel::default(),
+            weight: one(),
+            upper_threshold: 0,
+            lower_threshold: 0,
+            health: None,
+        }
+    }
 }
 
 fn one() -> u32 {
@@ -451,6 +469,9 @@ service_settings! {
     /// Takes new connections while no server does; absent: they are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sorry_server: Option<SorryServer>,
+    /// How servers are checked; absent: only those that have checks of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health: Option<Box<Health>>,
 }
 
 /// A server that takes new connections while no real server of the service is available, e.g. to say sorry. It is no
@@ -467,14 +488,7 @@ pub struct SorryServer {
 impl SorryServer {
     /// The same as a server like others.
     pub fn server(self) -> Server {
-        Server {
-            address: self.address,
-            mode: self.mode,
-            tunnel: Tunnel::default(),
-            weight: 1,
-            upper_threshold: 0,
-            lower_threshold: 0,
-        }
+        Server::new(self.address, self.mode)
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Server, Service};
+use crate::{QuorumStatus, Server, ServerHealthStatus, Service};
 
 /// Traffic counters. Inbound is client to server; bytes are those of IP packets, headers included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,6 +49,12 @@ pub struct ServerStatus {
     pub persistent_connections: u64,
     /// Traffic counters.
     pub stats: FlowStats,
+    /// Weight in force, which checks may have changed; absent: checks have taken the server out of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_weight: Option<u32>,
+    /// How it does by its checks, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_status: Option<ServerHealthStatus>,
 }
 
 /// A virtual service and how it does.
@@ -74,6 +80,9 @@ pub struct ServiceStatus {
     /// Packets that should have told it and had no room.
     #[serde(default)]
     pub client_address_omitted: u64,
+    /// Whether enough servers are up, if any has checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum_status: Option<QuorumStatus>,
 }
 
 /// A drop reason's counter, summed over workers.

@@ -19,7 +19,7 @@ pub(crate) fn add_service(
 ) -> Operation {
     // The grammar asks for a mode if there are servers.
     let mode = mode.unwrap_or(ForwardMode::Nat);
-    let server = |&address: &SocketAddr| Server { mode, ..new_server(address) };
+    let server = |&address: &SocketAddr| Server::new(address, mode);
     Operation::AddService {
         service: Service {
             id,
@@ -32,6 +32,7 @@ pub(crate) fn add_service(
                 local_ports: settings.local_ports.unwrap_or_default(),
                 client_address: settings.client_address.and_then(|told| told.0),
                 sorry_server: settings.sorry_server.and_then(|sorry| sorry.0),
+                health: None,
             },
             local_addresses: local_addresses.to_vec(),
             servers: servers.iter().map(server).collect(),
@@ -57,6 +58,7 @@ pub(crate) fn edit_service(service: &Service, settings: &Settings, no_timeout: b
             local_ports: settings.local_ports.unwrap_or(old.local_ports),
             client_address: settings.client_address.map_or(old.client_address, |told| told.0),
             sorry_server: settings.sorry_server.map_or(old.sorry_server, |sorry| sorry.0),
+            health: old.health.clone(),
         },
     }
 }
@@ -82,26 +84,15 @@ pub(crate) fn mark_rule(rule: &Rule) -> MarkRule {
     MarkRule { mark, protocol, source, destination, source_ports, destination_ports, ingress: ingress.clone() }
 }
 
-fn new_server(address: SocketAddr) -> Server {
-    Server {
-        address,
-        mode: ForwardMode::Nat,
-        tunnel: Tunnel::default(),
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-    }
-}
-
 fn changed(old: Server, mode: Option<ForwardMode>, load: &Load) -> Server {
     let mode = mode.unwrap_or(old.mode);
     Server {
-        address: old.address,
         mode,
         tunnel: changed_tunnel(if mode == ForwardMode::Tun { old.tunnel } else { Tunnel::default() }, &load.tunnel),
         weight: load.weight.unwrap_or(old.weight),
         upper_threshold: load.upper_threshold.unwrap_or(old.upper_threshold),
         lower_threshold: load.lower_threshold.unwrap_or(old.lower_threshold),
+        ..old
     }
 }
 
@@ -118,7 +109,7 @@ fn changed_tunnel(old: Tunnel, arguments: &TunnelArguments) -> Tunnel {
 
 /// A new server.
 pub(crate) fn add_server(id: ServiceId, address: SocketAddr, mode: ForwardMode, load: &Load) -> Operation {
-    let server = changed(new_server(address), Some(mode), load);
+    let server = changed(Server::new(address, mode), None, load);
     Operation::AddServer { service: id, server }
 }
 
@@ -186,6 +177,7 @@ mod tests {
             local_ports: ports,
             client_address: Some(ClientAddress::Toa),
             sorry_server: Some(SORRY),
+            health: Some(Box::default()),
         };
         assert_eq!(settings_after(&NOTHING, false), old);
         assert_eq!(settings_after(&NOTHING, true), ServiceSettings { timeout: None, ..old.clone() });
@@ -254,7 +246,7 @@ mod tests {
         assert_eq!(changed_tunnel(gue, &port), Tunnel { port: Some(6081), ..gue });
         let gre = TunnelArguments { tunnel: Some(TunnelType::Gre), ..NO_TUNNEL };
         assert_eq!(changed_tunnel(gue, &gre), Tunnel { kind: TunnelType::Gre, ..Tunnel::default() });
-        let server = Server { mode: ForwardMode::Tun, tunnel: gue, ..new_server("10.0.0.1:80".parse().unwrap()) };
+        let server = Server { tunnel: gue, ..Server::new("10.0.0.1:80".parse().unwrap(), ForwardMode::Tun) };
         assert_eq!(changed(server.clone(), None, &NO_LOAD).tunnel, gue);
         assert_eq!(changed(server, Some(ForwardMode::Dr), &NO_LOAD).tunnel, Tunnel::default());
     }

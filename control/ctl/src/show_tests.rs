@@ -8,18 +8,13 @@ use super::*;
 
 pub(crate) fn service_status() -> ServiceStatus {
     let server = |address: &str, weight| ServerStatus {
-        server: Server {
-            address: address.parse().unwrap(),
-            mode: ForwardMode::Fullnat,
-            tunnel: Default::default(),
-            weight,
-            upper_threshold: 100,
-            lower_threshold: 0,
-        },
+        server: Server { weight, upper_threshold: 100, ..Server::new(address.parse().unwrap(), ForwardMode::Fullnat) },
         active_connections: 3,
         inactive_connections: 1,
         persistent_connections: 2,
         stats: FlowStats { connections: 5, in_packets: 1234, cps: 2, ..FlowStats::default() },
+        effective_weight: Some(weight),
+        health_status: None,
     };
     ServiceStatus {
         service: Service {
@@ -30,6 +25,7 @@ pub(crate) fn service_status() -> ServiceStatus {
                 local_ports: LocalPorts { first: 2000, last: 2999 },
                 client_address: Some(ClientAddress::Toa),
                 sorry_server: Some(SorryServer { address: "10.0.0.9:8080".parse().unwrap(), mode: ForwardMode::Nat }),
+                health: Some(Box::default()),
                 ..ServiceSettings::default()
             },
             local_addresses: vec!["10.0.0.200".parse().unwrap()],
@@ -42,6 +38,7 @@ pub(crate) fn service_status() -> ServiceStatus {
         local_port_exhausted: 1500,
         client_address_sent: 12,
         client_address_omitted: 1,
+        quorum_status: None,
     }
 }
 

@@ -214,12 +214,11 @@ fn server(arguments: &Arguments) -> Result<Operation, Failure> {
     let tunnel = check::tunnel(arguments.tun_type, arguments.tun_port, is_tunnel, arguments.options)?;
     let service = service_id(arguments)?;
     let server = Server {
-        address: server_address(arguments, service)?,
-        mode: arguments.mode,
         tunnel,
         weight: arguments.weight,
         upper_threshold: arguments.upper_threshold,
         lower_threshold: arguments.lower_threshold,
+        ..Server::new(server_address(arguments, service)?, arguments.mode)
     };
     Ok(match arguments.command {
         Command::AddServer => Operation::AddServer { service, server },

@@ -1,8 +1,9 @@
 //! Carries out a command line.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 
-use dpvs_api::{Operation, ServiceId, ServiceSettings, ServiceStatus};
+use dpvs_api::{Operation, Server, ServerHealth, ServiceId, ServiceSettings, ServiceStatus};
 
 use crate::arguments::{Parsed, parse};
 use crate::command::{Action, Change, Format, List, action};
@@ -117,14 +118,18 @@ fn print_list(output: &mut dyn Write, what: List, director: &dyn Director, names
     }
 }
 
-/// The operation of a change. An edit of a service starts from what the service is, or will be after the `earlier`
-/// operations of the same batch.
+/// The operation of a change. An edit starts from what the service or server is, or will be after the `earlier` operations
+/// of the same batch.
 pub(crate) fn operation_of(
     change: Change,
     earlier: &[Operation],
     director: &dyn Director,
 ) -> Result<Operation, Failure> {
     let (id, scheduler, scheduler_flags, timeout, persistence, one_packet, local_ports) = match change {
+        Change::Operation(Operation::EditServer { service, server }) => {
+            let health = health_of(service, server.address, earlier, director);
+            return Ok(Operation::EditServer { service, server: Server { health, ..server } });
+        }
         Change::Operation(operation) => return Ok(operation),
         Change::EditService { id, scheduler, scheduler_flags, timeout, persistence, one_packet, local_ports } => {
             (id, scheduler, scheduler_flags, timeout, persistence, one_packet, local_ports)
@@ -161,6 +166,35 @@ pub(crate) fn operation_of(
             ..old
         },
     })
+}
+
+/// A server's health checks, which ipvsadm does not know and must not take away. If there is no such server, the edit
+/// will fail; let the daemon say so.
+fn health_of(
+    id: ServiceId,
+    address: SocketAddr,
+    earlier: &[Operation],
+    director: &dyn Director,
+) -> Option<Box<ServerHealth>> {
+    let is_it = |server: &&Server| server.address == address;
+    for operation in earlier.iter().rev() {
+        match operation {
+            Operation::AddServer { service, server } | Operation::EditServer { service, server }
+                if *service == id && is_it(&server) =>
+            {
+                return server.health.clone();
+            }
+            Operation::AddService { service } if service.id == id => {
+                return service.servers.iter().find(is_it)?.health.clone();
+            }
+            Operation::DeleteServer { service, server } if *service == id && *server == address => return None,
+            Operation::DeleteService { service } if *service == id => return None,
+            Operation::Clear => return None,
+            _ => {}
+        }
+    }
+    let status = director.service(id).ok()?;
+    status.server_status.into_iter().map(|status| status.server).find(|server| is_it(&server))?.health
 }
 
 /// A listing that could not be printed. A reader that has seen enough (`ipvsadm -L | head`) is told nothing.

@@ -181,17 +181,7 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
                 ..service("tcp/192.0.2.1:80")
             },
         },
-        Operation::AddServer {
-            service: id,
-            server: Server {
-                address: "10.0.0.1:80".parse().unwrap(),
-                mode: ForwardMode::Nat,
-                tunnel: Default::default(),
-                weight: 1,
-                upper_threshold: 0,
-                lower_threshold: 0,
-            },
-        },
+        Operation::AddServer { service: id, server: Server::new("10.0.0.1:80".parse().unwrap(), ForwardMode::Nat) },
         // Starts from what the first line made of it.
         Operation::EditService {
             service: id,
@@ -204,11 +194,37 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
                 local_ports: LocalPorts::default(),
                 client_address: None,
                 sorry_server: None,
+                health: None,
             },
         },
         Operation::SetTimeouts { timeouts: dpvs_api::Timeouts { tcp: 600, tcp_fin: 0, udp: 0 } },
     ];
     assert_eq!(shell.batches(), [expected]);
+}
+
+#[test]
+fn health_checks_survive_edits() {
+    let shell = Shell::new();
+    shell.ok("-A -t 192.0.2.1:80");
+    shell.ok("-a -t 192.0.2.1:80 -r 10.0.0.1:80 -m");
+    let health = || shell.model.table.borrow().services[0].clone();
+    {
+        let services = &mut shell.model.table.borrow_mut().services;
+        services[0].settings.health = Some(Box::default());
+        services[0].servers[0].health = Some(Box::default());
+    }
+    let (before, edits) = (health(), ["-E -t 192.0.2.1:80 -s rr", "-e -t 192.0.2.1:80 -r 10.0.0.1:80 -m -w 5"]);
+    edits.iter().for_each(|edit| drop(shell.ok(edit)));
+    assert_eq!(shell.restore(&edits.join("\n")), (String::new(), 0));
+    let after = health();
+    assert_eq!((after.settings.scheduler, after.servers[0].weight), (Scheduler::Rr, 5));
+    assert_eq!(
+        (&after.settings.health, &after.servers[0].health),
+        (&before.settings.health, &before.servers[0].health)
+    );
+    // What the same batch adds has none.
+    shell.restore("-C\n-A -t 192.0.2.1:80\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -m\n-e -t 192.0.2.1:80 -r 10.0.0.1:80 -g");
+    assert_eq!((health().settings.health, health().servers[0].health.clone()), (None, None));
 }
 
 #[test]

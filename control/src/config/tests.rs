@@ -413,6 +413,8 @@ fn the_sample_shows_every_key() {
         ("[[ports]]", port),
         ("[[marks]]", "mark = 1"),
         ("[[services]]", service),
+        ("[services.health]", ""),
+        ("[[services.health.checks]]", "probe = 'tcp'"),
         ("[[services.servers]]", "address = '192.0.2.1:80'\nmode = 'nat'"),
     ] {
         let (_, body) = SAMPLE.split_once(&format!("\n{section}\n")).expect(section);
@@ -420,13 +422,17 @@ fn the_sample_shows_every_key() {
         // Servers cannot stand without their service.
         let before =
             if section.contains('.') { format!("[[services]]\n{service}\n{section}") } else { section.to_owned() };
-        for key in keys(&before, rest).iter().filter(|key| section != "[[services]]" || *key != "servers") {
+        for key in keys(&before, rest) {
+            // Those that are sections.
+            if ["servers", "checks"].contains(&key.as_str()) || (section, key.as_str()) == ("[[services]]", "health") {
+                continue;
+            }
             let shown = body.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
             assert!(shown, "{section} {key}");
             count += 1;
         }
     }
-    assert!(count >= 39, "{count}");
+    assert!(count >= 58, "{count}");
     let (_, sysctls) = SAMPLE.split_once("\n[sysctl]\n").unwrap();
     for setting in Sysctls::ALL {
         let line = format!("# {} = {}\n", setting.name, setting.default);

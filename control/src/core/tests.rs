@@ -51,14 +51,7 @@ async fn with_core<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
 }
 
 fn add(last: u8, servers: &[&str]) -> Operation {
-    let server = |address: &&str| Server {
-        address: address.parse().unwrap(),
-        mode: ForwardMode::Nat,
-        tunnel: Default::default(),
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-    };
+    let server = |address: &&str| Server::new(address.parse().unwrap(), ForwardMode::Nat);
     Operation::AddService {
         service: Service {
             settings: ServiceSettings { scheduler: Scheduler::Rr, ..ServiceSettings::default() },

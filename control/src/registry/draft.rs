@@ -131,6 +131,7 @@ impl<'a> Drafter<'a> {
                     validate::one_packet(id, settings, &server.server).map_err(|p| p.at("settings.one_packet"))?;
                     validate::client_address(id, settings, &server.server)
                         .map_err(|p| p.at("settings.client_address"))?;
+                    validate::health::of_server(id, settings, &server.server).map_err(|p| p.at("settings.health"))?;
                 }
                 let servers = service.servers.iter().map(|s| s.server.address);
                 validate::sorry(id, settings, servers).map_err(|p| p.within("settings"))?;
@@ -153,6 +154,7 @@ impl<'a> Drafter<'a> {
                 validate::server(id, server).map_err(|p| p.within("server"))?;
                 validate::one_packet(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 validate::client_address(id, &service.settings, server).map_err(|p| p.within("server"))?;
+                validate::health::of_server(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 if service.servers.iter().any(|s| s.server.address == server.address) {
                     let message = format!("server {} exists already in service {id}; edit it instead", server.address);
                     return Err(Problem::new(ErrorKind::Exists, "server.address", message));
@@ -167,6 +169,7 @@ impl<'a> Drafter<'a> {
                 validate::server(id, server).map_err(|p| p.within("server"))?;
                 validate::one_packet(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 validate::client_address(id, &service.settings, server).map_err(|p| p.within("server"))?;
+                validate::health::of_server(id, &service.settings, server).map_err(|p| p.within("server"))?;
                 let draft = &mut service.servers[position];
                 draft.server = server.clone();
                 if server.weight > 0 {

@@ -39,14 +39,7 @@ fn service(address: &str, servers: &[&str]) -> Service {
 }
 
 fn server(address: &str) -> Server {
-    Server {
-        address: addr(address),
-        mode: ForwardMode::Nat,
-        tunnel: Default::default(),
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-    }
+    Server::new(addr(address), ForwardMode::Nat)
 }
 
 fn add(address: &str, servers: &[&str]) -> Operation {

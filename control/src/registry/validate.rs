@@ -1,5 +1,7 @@
 //! What the director accepts: ranges, addresses and combinations. Each check says which field is wrong.
 
+pub(super) mod health;
+
 use std::net::{IpAddr, SocketAddr};
 
 use dpvs_api::{
@@ -70,6 +72,7 @@ pub(super) fn service(service: &Service) -> Check {
         server(id, member).map_err(|p| p.within(here()))?;
         one_packet(id, &service.settings, member).map_err(|p| p.within(here()))?;
         client_address(id, &service.settings, member).map_err(|p| p.within(here()))?;
+        health::of_server(id, &service.settings, member).map_err(|p| p.within(here()))?;
     }
     sorry(id, &service.settings, service.servers.iter().map(|member| member.address))?;
     // A service can have thousands of servers: sort instead of comparing each with each.
@@ -177,6 +180,7 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
         client_address,
         sorry_server,
         persistence: _,
+        health: _,
     } = *settings;
     let LocalPorts { first, last } = local_ports;
     for (index, flag) in scheduler_flags.iter().enumerate() {
@@ -199,6 +203,7 @@ pub(super) fn settings(id: ServiceId, settings: &ServiceSettings) -> Check {
         return Err(Problem::invalid("one_packet", message));
     }
     persistence(id, settings.persistence.as_ref())?;
+    health::of_service(id, settings).map_err(|p| p.within("health"))?;
     if first == 0 || first > last {
         let message = format!("local ports {first} to {last} of service {id} are no range; need 1 <= first <= last");
         return Err(Problem::invalid("local_ports", message));
@@ -258,7 +263,7 @@ pub(super) fn one_packet(id: ServiceId, settings: &ServiceSettings, server: &Ser
 
 /// A server that is to be added or edited.
 pub(super) fn server(id: ServiceId, server: &Server) -> Check {
-    let Server { address, mode, tunnel, weight, upper_threshold: upper, lower_threshold: lower } = *server;
+    let Server { address, mode, tunnel, weight, upper_threshold: upper, lower_threshold: lower, health: _ } = *server;
     let fail = |path: &str, message: String| Err(Problem::invalid(path, message));
     unicast(address.ip(), "server address").or_else(|m| fail("address", m))?;
     without_zone(address).or_else(|m| fail("address", m))?;

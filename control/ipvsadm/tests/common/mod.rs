@@ -81,6 +81,8 @@ fn status(table: &Table, service: &Service) -> ServiceStatus {
             active_connections,
             inactive_connections,
             stats: stats(Some(server.address)),
+            effective_weight: Some(server.weight),
+            health_status: None,
         }
     });
     ServiceStatus {
@@ -92,6 +94,7 @@ fn status(table: &Table, service: &Service) -> ServiceStatus {
         sorry_server_status: None,
         client_address_sent: 0,
         client_address_omitted: 0,
+        quorum_status: None,
     }
 }
 
