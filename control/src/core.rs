@@ -36,7 +36,9 @@ const QUEUE: usize = 64;
 pub(crate) enum Request {
     Connections(Option<String>, usize, oneshot::Sender<Result<ConnectionPage, ApiError>>),
     Drain(oneshot::Sender<()>),
-    Apply(Batch, oneshot::Sender<Result<(), ApiError>>),
+    Apply(Batch, oneshot::Sender<Result<String, ApiError>>),
+    Version(Option<ServiceId>, oneshot::Sender<Result<String, ApiError>>),
+    ServicesAfter(Option<ServiceId>, usize, oneshot::Sender<(Vec<ServiceStatus>, bool)>),
     Services(oneshot::Sender<Vec<ServiceStatus>>),
     Service(ServiceId, oneshot::Sender<Result<ServiceStatus, ApiError>>),
     Timeouts(oneshot::Sender<Timeouts>),
@@ -62,11 +64,22 @@ pub struct Batch {
     pub operations: Vec<Operation>,
     /// Whom events name for them.
     pub by: Author,
+    /// The service that they are about; `None`: the configuration.
+    pub scope: Option<ServiceId>,
+    /// Versions of the scope one of which must be in force; `None`: any.
+    pub only_if: Option<Vec<String>>,
+}
+
+impl Batch {
+    /// Operations without a condition.
+    pub fn new(operations: Vec<Operation>, by: Author) -> Self {
+        Self { operations, by, scope: None, only_if: None }
+    }
 }
 
 impl From<Vec<Operation>> for Batch {
     fn from(operations: Vec<Operation>) -> Self {
-        Self { operations, by: Author::Daemon }
+        Self::new(operations, Author::Daemon)
     }
 }
 
@@ -83,14 +96,29 @@ impl CoreHandle {
     }
 
     /// Applies the operations in order and publishes them together, or none of them. The error's `path` names the
-    /// operation by index and the field, e.g. `[3].server.weight`.
-    pub async fn apply(&self, batch: impl Into<Batch>) -> Result<(), ApiError> {
+    /// operation by index and the field, e.g. `[3].server.weight`. Returns the version of the batch's scope that they led to.
+    pub async fn apply(&self, batch: impl Into<Batch>) -> Result<String, ApiError> {
         self.ask(|reply| Request::Apply(batch.into(), reply)).await?
     }
 
     /// All services with their servers, sorted by protocol, address and port; then those of firewall marks.
     pub async fn services(&self) -> Result<Vec<ServiceStatus>, ApiError> {
         self.ask(Request::Services).await
+    }
+
+    /// Up to `count` services after one, which need not exist, or from the first on, and whether there are more.
+    pub async fn services_after(
+        &self,
+        id: Option<ServiceId>,
+        count: usize,
+    ) -> Result<(Vec<ServiceStatus>, bool), ApiError> {
+        self.ask(|reply| Request::ServicesAfter(id, count, reply)).await
+    }
+
+    /// The version of a service's configuration, or of the whole; statistics do not count. [`ErrorKind::NotFound`] if there
+    /// is no such service.
+    pub async fn version(&self, scope: Option<ServiceId>) -> Result<String, ApiError> {
+        self.ask(|reply| Request::Version(scope, reply)).await?
     }
 
     /// One service; [`ErrorKind::NotFound`] if there is none.
@@ -318,14 +346,16 @@ impl Core {
             Request::Services(reply) => {
                 drop(reply.send(self.registry.services().map(|(id, entry)| self.service(id, entry)).collect()));
             }
-            Request::Service(id, reply) => drop(reply.send(match self.registry.service(id) {
-                Some(entry) => Ok(self.service(id, entry)),
-                None => Err(ApiError {
-                    kind: ErrorKind::NotFound,
-                    message: format!("service {id} does not exist; add it first"),
-                    path: None,
-                }),
-            })),
+            Request::Service(id, reply) => {
+                let entry = self.registry.service(id).ok_or_else(|| no_service(id));
+                drop(reply.send(entry.map(|entry| self.service(id, entry))));
+            }
+            Request::ServicesAfter(id, count, reply) => {
+                let mut after = self.registry.services_after(id);
+                let services = after.by_ref().take(count).map(|(id, entry)| self.service(id, entry)).collect();
+                drop(reply.send((services, after.next().is_some())));
+            }
+            Request::Version(scope, reply) => drop(reply.send(self.version(scope))),
             Request::Marks(reply) => drop(reply.send(self.registry.marks().to_vec())),
             Request::Timeouts(reply) => drop(reply.send(self.registry.timeouts())),
             Request::Sysctls(reply) => drop(reply.send(settings::shown(self.registry.sysctls(), &self.parts.shared))),
@@ -354,8 +384,9 @@ impl Core {
     }
 
     /// See [`CoreHandle::apply`].
-    pub async fn apply(&mut self, batch: impl Into<Batch>) -> Result<(), ApiError> {
-        let Batch { operations, by } = batch.into();
+    pub async fn apply(&mut self, batch: impl Into<Batch>) -> Result<String, ApiError> {
+        let Batch { operations, by, scope, only_if } = batch.into();
+        self.check(scope, only_if)?;
         let draft = self.registry.draft(&operations)?;
         let added = self.ensure_local_addresses(&draft).await?;
         let before = self.registry.revision();
@@ -371,10 +402,34 @@ impl Core {
         self.stats.follow(&changes);
         if self.registry.revision() != before {
             self.publish();
-            let version = format!("{}.{}", self.events.run(), self.registry.revision());
+            let version = self.version(None)?;
             self.events.publish(EventKind::configuration(version, by, &operations));
         }
-        Ok(())
+        // What is gone has none.
+        Ok(self.version(scope).unwrap_or_default())
+    }
+
+    /// Numbers begin anew with every run, so that the run is part of it.
+    fn version(&self, scope: Option<ServiceId>) -> Result<String, ApiError> {
+        let number = match scope {
+            Some(id) => self.registry.service(id).ok_or_else(|| no_service(id))?.version(),
+            None => self.registry.revision(),
+        };
+        Ok(format!("{}.{number}", self.events.run()))
+    }
+
+    /// Makes sure that the scope has one of these versions. About a service that does not exist, the operations say more.
+    fn check(&self, scope: Option<ServiceId>, only_if: Option<Vec<String>>) -> Result<(), ApiError> {
+        let (Some(versions), Ok(now)) = (only_if, self.version(scope)) else { return Ok(()) };
+        if versions.contains(&now) {
+            return Ok(());
+        }
+        let what = scope.map_or("the configuration".to_owned(), |id| format!("service {id}"));
+        let message = format!(
+            "{what} has changed: its version is now \"{now}\", not the one of If-Match; read it again and repeat the change \
+             on what it is now"
+        );
+        Err(ApiError { kind: ErrorKind::PreconditionFailed, message, path: None })
     }
 
     /// Gives the host the local addresses that it lacks, and returns which those are.
@@ -485,6 +540,10 @@ impl Core {
 /// Whether a removed server's slot is still in use. Until every worker has the snapshot without it, it may be.
 fn is_busy(shared: &Shared, adopted: bool) -> impl Fn(ServerSlot) -> bool {
     move |slot| !adopted || stats::connections(shared, slot) != (0, 0) || stats::persistent(shared, slot) != 0
+}
+
+fn no_service(id: ServiceId) -> ApiError {
+    ApiError { kind: ErrorKind::NotFound, message: format!("service {id} does not exist; add it first"), path: None }
 }
 
 fn stopped() -> ApiError {

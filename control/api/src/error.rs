@@ -15,6 +15,8 @@ pub enum ErrorKind {
     NotFound,
     /// The service, server or address exists already (409).
     Exists,
+    /// The resource is no longer as the request's `If-Match` says (412).
+    PreconditionFailed,
     /// A configured limit is reached (409).
     Full,
     /// The daemon cannot do this now (503).

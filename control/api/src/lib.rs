@@ -34,5 +34,5 @@ pub use service::{
     ClientAddress, ForwardMode, LocalPorts, Protocol, Scheduler, SchedulerFlag, Server, ServerId, Service,
     ServiceSettings, SorryServer, Timeouts, Tunnel, TunnelChecksum, TunnelType,
 };
-pub use stats::{DropCount, FlowStats, PortStats, ServerStatus, ServiceStatus, Status, WorkerStats};
+pub use stats::{DropCount, FlowStats, PortStats, ServerStatus, ServicePage, ServiceStatus, Status, WorkerStats};
 pub use sysctl::{Setting, SysctlError, Sysctls};

@@ -85,6 +85,16 @@ pub struct ServiceStatus {
     pub quorum_status: Option<QuorumStatus>,
 }
 
+/// Part of a listing.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ServicePage {
+    /// The services, sorted by protocol, address and port; then those of firewall marks.
+    pub services: Vec<ServiceStatus>,
+    /// Pass it as `cursor` to go on; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
 /// A drop reason's counter, summed over workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropCount {

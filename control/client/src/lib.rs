@@ -4,6 +4,7 @@
 //! is no special case.
 #![forbid(unsafe_code)]
 
+mod events;
 mod path;
 
 use std::io;
@@ -11,16 +12,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dpvs_api::{
-    ApiError, Connection, ConnectionPage, DropCount, MarkRule, Operation, PortStats, ServiceId, ServiceStatus, Status,
-    Sysctls, Timeouts, WorkerStats,
+    ApiError, Connection, ConnectionPage, DropCount, MarkRule, Operation, PortStats, ServiceId, ServicePage,
+    ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+
+pub use events::Events;
 
 /// Where dpvsd listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/dpvs/dpvsd.sock";
@@ -32,7 +35,9 @@ pub const SOCKET_VARIABLE: &str = "DPVS_SOCKET";
 const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Connections asked for at a time.
-const PAGE: usize = 5000;
+const CONNECTIONS: usize = 5000;
+/// Services asked for at a time.
+const SERVICES: usize = 1000;
 
 /// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +64,11 @@ pub enum ClientError {
     /// No answer in time.
     #[error("{}: no answer within {} s: is dpvsd stopped (SIGSTOP, a debugger) or overloaded?", .0.display(), TIMEOUT.as_secs())]
     Timeout(PathBuf),
+    /// The daemon ends, or this program did not read what it sent.
+    #[error(
+        "the stream of events has ended: dpvsd stops, or this program reads too slowly; --after goes on after an event"
+    )]
+    EventsEnded,
     /// This process cannot wait for input and output.
     #[error("cannot start: {0}")]
     Runtime(io::Error),
@@ -111,9 +121,23 @@ impl Client {
         self.get("/v1/status")
     }
 
-    /// All services with their servers.
+    /// All services with their servers, fetched page by page.
     pub fn services(&self) -> Result<Vec<ServiceStatus>, ClientError> {
-        self.get("/v1/services")
+        let mut services = Vec::new();
+        let mut next = None;
+        loop {
+            let page: ServicePage = self.get(&path::page("services", next.as_deref(), SERVICES))?;
+            services.extend(page.services);
+            next = page.next;
+            if next.is_none() {
+                return Ok(services);
+            }
+        }
+    }
+
+    /// What happens from now on, or after the event with this id.
+    pub fn events(&self, last: Option<&str>) -> Result<Events<'_>, ClientError> {
+        Events::follow(self, last)
     }
 
     /// One service; fails with [`dpvs_api::ErrorKind::NotFound`] if there is none.
@@ -172,13 +196,24 @@ impl Client {
         self.runtime.block_on(exchange).unwrap_or_else(|_| Err(ClientError::Timeout(self.socket.clone())))
     }
 
+    async fn connect(&self) -> Result<TokioIo<UnixStream>, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await;
+        let refused = |source| ClientError::Connect { socket: self.socket.clone(), source };
+        stream.map(TokioIo::new).map_err(refused)
+    }
+
+    /// Why the daemon refused.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ApiError>(body) {
+            Ok(error) => ClientError::Api(error),
+            Err(_) => self.misunderstood(format!("HTTP status {status}")),
+        }
+    }
+
     async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::Connect { socket: self.socket.clone(), source })?;
+        let stream = self.connect().await?;
         let broken = |error: hyper::Error| self.misunderstood(error.to_string());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(broken)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -193,10 +228,7 @@ impl Client {
             if status.is_success() {
                 return Ok(body);
             }
-            Err(match serde_json::from_slice::<ApiError>(&body) {
-                Ok(error) => ClientError::Api(error),
-                Err(_) => self.misunderstood(format!("HTTP status {status}")),
-            })
+            Err(self.refusal(status, &body))
         };
         // The connection carries the bytes and ends by itself; only the answer counts.
         tokio::pin!(connection, answer);
@@ -228,7 +260,7 @@ impl Iterator for Connections<'_> {
             if let Some(connection) = self.page.next() {
                 return Some(Ok(connection));
             }
-            let path = path::connections(self.next.take()?.as_deref(), PAGE);
+            let path = path::page("connections", self.next.take()?.as_deref(), CONNECTIONS);
             match self.client.get::<ConnectionPage>(&path) {
                 Ok(page) => {
                     self.next = page.next.map(Some);

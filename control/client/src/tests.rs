@@ -67,6 +67,40 @@ fn answers_and_errors() {
 }
 
 #[test]
+fn services_come_page_by_page() {
+    let service = |address: &str| {
+        format!(
+            r#"{{"protocol":"tcp","address":"{address}","server_status":[],"stats":{{}},"no_server":0,"local_port_exhausted":0}}"#
+        )
+    };
+    let first = format!(r#"{{"services":[{}],"next":"tcp/192.0.2.1:80"}}"#, service("192.0.2.1:80"));
+    let second = format!(r#"{{"services":[{}]}}"#, service("192.0.2.2:80"));
+    let (_folder, client, served) = peer(&[&http("200 OK", &first), &http("200 OK", &second)]);
+    let ids: Vec<String> = client.services().unwrap().iter().map(|status| status.service.id.to_string()).collect();
+    assert_eq!(ids, ["tcp/192.0.2.1:80", "tcp/192.0.2.2:80"]);
+    let asked = served.join().unwrap();
+    assert!(asked[0].starts_with("GET /v1/services?limit=1000 "), "{}", asked[0]);
+    assert!(asked[1].starts_with("GET /v1/services?limit=1000&cursor=tcp%2F192.0.2.1%3A80 "), "{}", asked[1]);
+}
+
+#[test]
+fn events_come_as_they_happen() {
+    let event = r#"{"id":"a.1","time_ms":5,"event":"draining"}"#;
+    let stream = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: keep-alive\n\nid: a.1\ndata: {event}\n\n"
+    );
+    let busy = http("503 Service Unavailable", r#"{"kind":"unavailable","message":"too many"}"#);
+    let (_folder, client, served) = peer(&[&stream, &busy]);
+    let mut events = client.events(Some("a.0")).unwrap();
+    assert_eq!(events.next().unwrap().unwrap().id, "a.1");
+    assert!(matches!(events.next(), Some(Err(ClientError::EventsEnded))));
+    assert!(events.next().is_none());
+    assert_eq!(client.events(None).unwrap_err().to_string(), "too many");
+    let asked = served.join().unwrap();
+    assert!(asked[0].starts_with("GET /v1/events ") && asked[0].contains("a.0"), "{}", asked[0]);
+}
+
+#[test]
 fn connections_come_page_by_page() {
     let first = format!(r#"{{"connections":[{},{}],"next":"w0/2"}}"#, connection(1), connection(2));
     let second = r#"{"connections":[],"next":"w1/0"}"#;

@@ -76,6 +76,18 @@ pub enum Command {
     Workers,
     /// DPDK ports and their counters
     Ports,
+    /// What happens, as it happens: changes and who made them, health of servers, workers in trouble
+    #[command(after_help = "\
+Examples:
+  dpvs-ctl events
+  dpvs-ctl --json events --after 5f3a9c01.17 | jq 'select(.event == \"server-health\")'
+
+It goes on until the daemon ends. With --json, each line is an event.")]
+    Events {
+        /// Go on after the event with this id, of which the daemon keeps the last 1024
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+    },
     /// Rules that give packets firewall marks, for services fwmark/MARK; the first that matches counts
     #[command(subcommand)]
     Marks(Marks),

@@ -3,6 +3,7 @@
 
 mod change;
 mod cli;
+mod event;
 mod filter;
 mod numbers;
 mod run;

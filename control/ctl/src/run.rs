@@ -10,7 +10,7 @@ use dpvs_client::{Client, ClientError};
 use serde::Serialize;
 
 use crate::cli::{self, Cli, Command, ConnectionFilters, LocalAddresses, Marks, Servers, Services, TimeoutsCommand};
-use crate::{change, show};
+use crate::{change, event, show};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -69,6 +69,7 @@ pub fn run(cli: &Cli, client: &Client, output: &mut dyn Write) -> Result<(), Err
         }
         Command::Workers => print(cli, output, &client.workers()?, |workers| show::workers(workers)),
         Command::Ports => print(cli, output, &client.ports()?, |ports| show::ports(ports)),
+        Command::Events { after } => events(cli, client, output, after.as_deref()),
         Command::Marks(command) => marks(cli, client, output, command),
         Command::Timeouts { command: None | Some(TimeoutsCommand::Show) } => {
             print(cli, output, &client.timeouts()?, show::timeouts)
@@ -201,6 +202,20 @@ fn connections(cli: &Cli, client: &Client, output: &mut dyn Write, filters: &Con
     }
     if cli.json {
         output.write_all(if count == 0 { b"[]\n" } else { b"\n]\n" })?;
+    }
+    Ok(())
+}
+
+/// Prints events as they arrive.
+fn events(cli: &Cli, client: &Client, output: &mut dyn Write, after: Option<&str>) -> Result<(), Error> {
+    for event in client.events(after)? {
+        let event = event?;
+        let line = match cli.json {
+            true => serde_json::to_string(&event).map_err(|error| Error::Output(error.into()))?,
+            false => event::line(&event),
+        };
+        writeln!(output, "{line}")?;
+        output.flush()?;
     }
     Ok(())
 }

@@ -189,7 +189,7 @@ async fn changes_are_events_with_their_author() {
         let mut events = bench.handle.events().follow(None);
         let operations = vec![add(1, &[]), Operation::Zero { service: None }];
         let by = Author::User { uid: 7, pid: None };
-        bench.handle.apply(Batch { operations: operations.clone(), by: by.clone() }).await.unwrap();
+        bench.handle.apply(Batch::new(operations.clone(), by.clone())).await.unwrap();
         let first = events.next().await.unwrap();
         let EventKind::Configuration { version, .. } = &first.what else { panic!("{first:?}") };
         assert_eq!(first.what, EventKind::configuration(version.clone(), by, &operations));
@@ -200,6 +200,61 @@ async fn changes_are_events_with_their_author() {
         bench.handle.drain().await.unwrap();
         assert_eq!(events.next().await.unwrap().what, EventKind::Draining);
         assert_eq!(events.poll(), Ok(None));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn versions_guard_against_lost_updates() {
+    with_core(|bench| async move {
+        let core = &bench.handle;
+        core.apply(vec![add(1, &[]), add(2, &[])]).await.unwrap();
+        let (one, two) = (core.version(Some(id(1))).await.unwrap(), core.version(Some(id(2))).await.unwrap());
+        let all = core.version(None).await.unwrap();
+        assert!(one != two && two != all && all != one);
+
+        let edit = |scope, only_if: &[&String]| Batch {
+            scope,
+            only_if: Some(only_if.iter().map(|&version| version.clone()).collect()),
+            ..vec![Operation::EditService {
+                service: id(1),
+                settings: ServiceSettings { timeout: Some(77), ..ServiceSettings::default() },
+            }]
+            .into()
+        };
+        let after = core.apply(edit(Some(id(1)), &[&two, &one])).await.unwrap();
+        assert!(after != one && after == core.version(Some(id(1))).await.unwrap());
+        // The other service is as it was, the whole is not.
+        assert_eq!(core.version(Some(id(2))).await.unwrap(), two);
+        for (scope, stale) in [(Some(id(1)), &one), (None, &all)] {
+            let error = core.apply(edit(scope, &[stale])).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::PreconditionFailed, "{error}");
+        }
+        // What changes nothing leaves the version.
+        let now = core.version(None).await.unwrap();
+        core.apply(vec![Operation::Zero { service: None }]).await.unwrap();
+        assert_eq!(core.version(None).await.unwrap(), now);
+        assert_eq!(core.apply(edit(Some(id(1)), &[&after])).await.unwrap(), after);
+        assert_eq!(core.version(Some(id(9))).await.unwrap_err().kind, ErrorKind::NotFound);
+        let gone = Batch { scope: Some(id(9)), ..vec![Operation::DeleteService { service: id(9) }].into() };
+        assert_eq!(core.apply(gone).await.unwrap_err().kind, ErrorKind::NotFound);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn services_come_in_parts() {
+    with_core(|bench| async move {
+        bench.handle.apply(vec![add(3, &[]), add(1, &[]), add(2, &[])]).await.unwrap();
+        let part = async |after, count| {
+            let (services, more) = bench.handle.services_after(after, count).await.unwrap();
+            (services.iter().map(|status| status.service.id).collect::<Vec<_>>(), more)
+        };
+        assert_eq!(part(None, 2).await, (vec![id(1), id(2)], true));
+        assert_eq!(part(Some(id(2)), 2).await, (vec![id(3)], false));
+        assert_eq!(part(None, 3).await, (vec![id(1), id(2), id(3)], false));
+        bench.handle.apply(vec![Operation::DeleteService { service: id(2) }]).await.unwrap();
+        assert_eq!(part(Some(id(2)), 1).await, (vec![id(3)], false));
     })
     .await;
 }

@@ -99,10 +99,10 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
         Operation::SetSysctls { values },
         Operation::SetMarks { rules: config.marks.clone() },
     ];
-    core.apply(Batch { operations: settings, by: Author::File }).await.map_err(DaemonError::Services)?;
+    core.apply(Batch::new(settings, Author::File)).await.map_err(DaemonError::Services)?;
     let add = |service: &Service| Operation::AddService { service: service.clone() };
     let services: Vec<Operation> = config.services.iter().map(add).collect();
-    core.apply(Batch { operations: services, by: Author::File }).await.map_err(DaemonError::Services)?;
+    core.apply(Batch::new(services, Author::File)).await.map_err(DaemonError::Services)?;
 
     let worker_config = WorkerConfig {
         connections: capacity,
@@ -291,7 +291,7 @@ impl Supervisor<'_> {
         let operations = reload::difference(&self.file, &new, &current, &marks);
         let changes = operations.len();
         if changes > 0
-            && let Err(error) = self.handle.apply(Batch { operations, by: Author::File }).await
+            && let Err(error) = self.handle.apply(Batch::new(operations, Author::File)).await
         {
             tracing::error!("reload: {error}");
             tracing::error!("reload failed: the configuration stays as it was");

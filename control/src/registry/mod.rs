@@ -21,6 +21,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use dataplane::marks::MarkTable;
@@ -195,6 +196,12 @@ impl Registry {
     /// The services, sorted by protocol, address and port; then those of firewall marks.
     pub fn services(&self) -> impl ExactSizeIterator<Item = (ServiceId, &Entry)> {
         self.services.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    /// Those after a service, which need not exist; all without one.
+    pub fn services_after(&self, id: Option<ServiceId>) -> impl Iterator<Item = (ServiceId, &Entry)> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.services.range((from, Bound::Unbounded)).map(|(id, entry)| (*id, entry))
     }
 
     /// A service.

@@ -3,21 +3,81 @@
 //! The socket's mode keeps others out already; this check holds even if somebody widens it. It asks the kernel who
 //! connected (`SO_PEERCRED`, unix(7)), which a peer cannot forge.
 
-use dpvs_api::{ApiError, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Extension;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use dpvs_api::{ApiError, Author, ErrorKind};
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::input::Refusal;
+
+/// What a peer may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Look at everything.
+    Read,
+    /// Change everything as well.
+    Write,
+}
+
+/// The other side of a connection. Handlers get it with every request.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub author: Author,
+    pub role: Role,
+    /// Closes when the connection is to end.
+    pub stopping: watch::Receiver<()>,
+    outlives: Arc<AtomicBool>,
+}
+
+impl Peer {
+    pub fn new(author: Author, role: Role, stopping: watch::Receiver<()>) -> Self {
+        Self { author, role, stopping, outlives: Arc::default() }
+    }
+
+    /// The connection may last longer than others.
+    pub fn outlive(&self) {
+        self.outlives.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it may.
+    pub fn outlives(&self) -> bool {
+        self.outlives.load(Ordering::Relaxed)
+    }
+}
+
+/// Lets only those pass who may change something.
+pub(super) async fn require_write(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Response {
+    if peer.role == Role::Write {
+        return next.run(request).await;
+    }
+    let message = format!(
+        "{} may only look: {} {} takes a peer with the write role",
+        peer.author,
+        request.method(),
+        request.uri().path()
+    );
+    Refusal::from(forbidden(message)).into_response()
+}
 
 /// Allows root, the daemon's own user, and members of the socket's group.
-pub(super) async fn check(stream: &UnixStream, group: u32) -> Result<(), ApiError> {
+pub(super) async fn check(stream: &UnixStream, group: u32) -> Result<Author, ApiError> {
     let peer = stream.peer_cred().map_err(|error| forbidden(format!("cannot tell who connects: {error}")))?;
+    let author = Author::User { uid: peer.uid(), pid: peer.pid() };
     if allowed(peer.uid(), peer.gid(), geteuid().as_raw(), group) {
-        return Ok(());
+        return Ok(author);
     }
     // Reading the user database can block (LDAP), so it stays off this thread.
     let uid = peer.uid();
     let member = tokio::task::spawn_blocking(move || is_member(Uid::from_raw(uid), Gid::from_raw(group)));
     if member.await.unwrap_or(false) {
-        return Ok(());
+        return Ok(author);
     }
     Err(forbidden(format!(
         "user id {uid} may not control dpvsd: use root, the daemon's user, or a member of the socket's group (id {group})"

@@ -3,9 +3,11 @@
 
 use axum::handler::Handler;
 use axum::http::{Method, StatusCode};
+use axum::middleware::from_fn;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
+use super::access::{Role, require_write};
 use super::routes::Api;
 
 /// Writes the schema of a type, or a reference to it.
@@ -15,8 +17,10 @@ pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 pub(super) struct Endpoint {
     pub path: &'static str,
     pub method: Method,
-    /// What serves it.
-    pub route: MethodRouter<Api>,
+    /// What serves it, once the role is checked.
+    handler: MethodRouter<Api>,
+    /// What its peers must be allowed.
+    pub role: Role,
     /// Its name in the OpenAPI document, from which generators make names of functions.
     pub id: &'static str,
     /// What it does, in one line.
@@ -27,6 +31,8 @@ pub(super) struct Endpoint {
     pub query: Option<SchemaOf>,
     /// The JSON body of the request.
     pub body: Option<SchemaOf>,
+    /// What it gives or changes has a version.
+    pub is_versioned: bool,
     pub answer: Answer,
 }
 
@@ -38,13 +44,15 @@ pub(super) enum Answer {
     Json(SchemaOf),
     /// 200, with something else, of this media type.
     Other(&'static str),
+    /// 200, with server-sent events whose data is this.
+    Stream(SchemaOf),
 }
 
 impl Answer {
     pub fn status(&self) -> StatusCode {
         match self {
             Answer::Done => StatusCode::NO_CONTENT,
-            Answer::Json(_) | Answer::Other(_) => StatusCode::OK,
+            Answer::Json(_) | Answer::Other(_) | Answer::Stream(_) => StatusCode::OK,
         }
     }
 }
@@ -60,9 +68,20 @@ impl Endpoint {
         T: 'static,
     {
         let filter = MethodFilter::try_from(method.clone()).expect("one of the methods below");
-        let route = on(filter, handler);
-        let answer = Answer::Done;
-        Self { path, method, route, id, summary, description: None, query: None, body: None, answer }
+        let role = if method == Method::GET { Role::Read } else { Role::Write };
+        Self {
+            path,
+            method,
+            handler: on(filter, handler),
+            role,
+            id,
+            summary,
+            description: None,
+            query: None,
+            body: None,
+            is_versioned: false,
+            answer: Answer::Done,
+        }
     }
 
     /// The parameters of its query.
@@ -83,6 +102,24 @@ impl Endpoint {
     /// It answers with something of this media type.
     pub fn gives_other(self, media_type: &'static str) -> Self {
         Self { answer: Answer::Other(media_type), ..self }
+    }
+
+    /// It takes conditions, and its answers have tags.
+    pub fn versioned(self) -> Self {
+        Self { is_versioned: true, ..self }
+    }
+
+    /// What serves it.
+    pub fn route(self) -> MethodRouter<Api> {
+        match self.role {
+            Role::Read => self.handler,
+            Role::Write => self.handler.route_layer(from_fn(require_write)),
+        }
+    }
+
+    /// It answers with a stream of events with this data.
+    pub fn streams<T: JsonSchema>(self) -> Self {
+        Self { answer: Answer::Stream(schema_of::<T>()), ..self }
     }
 
     /// What there is to know besides the summary.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use dpvs_api::{ApiError, ErrorKind, Family, Protocol, ServiceId};
@@ -23,7 +25,11 @@ pub(super) struct Refusal {
 impl Refusal {
     /// A request that is wrong in some way that has a status of its own.
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        let kind = if status == StatusCode::NOT_FOUND { ErrorKind::NotFound } else { ErrorKind::Invalid };
+        let kind = match status {
+            StatusCode::NOT_FOUND => ErrorKind::NotFound,
+            StatusCode::INTERNAL_SERVER_ERROR => ErrorKind::Internal,
+            _ => ErrorKind::Invalid,
+        };
         Self { status, error: ApiError { kind, message: message.into(), path: None } }
     }
 
@@ -51,15 +57,31 @@ impl IntoResponse for Refusal {
 }
 
 /// Reads a JSON body within the limits.
-pub(super) async fn json<T: DeserializeOwned>(limits: Limits, headers: &HeaderMap, body: Body) -> Result<T, Refusal> {
+pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
+    limits: Limits,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Refusal> {
     if !is_json(headers) {
         return Err(Refusal::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "the body must be JSON and say so: send the header 'Content-Type: application/json'",
         ));
     }
-    parse(&read(limits.body, limits.request_time, body).await?)
+    let body = read(limits.body, limits.request_time, body).await?;
+    if body.len() < LARGE {
+        return parse(&body);
+    }
+    match tokio::task::spawn_blocking(move || parse(&body)).await {
+        Ok(parsed) => parsed,
+        Err(_) => {
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the body could not be read: please report this"))
+        }
+    }
 }
+
+/// Bytes from which on a body is parsed on a thread of its own, as it would delay others.
+const LARGE: usize = 64 << 10;
 
 /// `application/json` with or without parameters such as a character set.
 fn is_json(headers: &HeaderMap) -> bool {
@@ -98,6 +120,20 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     })?;
     deserializer.end().map_err(|error| Refusal::invalid(error.to_string()))?;
     Ok(value)
+}
+
+/// The parameters of a query.
+pub(super) fn query<T>(asked: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
+    let Query(parameters) = asked.map_err(|error| Refusal::invalid(format!("query: {}", error.body_text())))?;
+    Ok(parameters)
+}
+
+/// The size of a page.
+pub(super) fn limit(asked: Option<usize>, default: usize, max: usize) -> Result<usize, Refusal> {
+    match asked.unwrap_or(default) {
+        limit if (1..=max).contains(&limit) => Ok(limit),
+        limit => Err(Refusal::invalid(format!("limit {limit} is out of range: use 1 to {max}"))),
+    }
 }
 
 /// `{protocol}/{address}/{port}` of a path, or `fwmark/{mark}/{family}`.

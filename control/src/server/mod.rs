@@ -3,20 +3,28 @@
 //! `curl --unix-socket /run/dpvs/dpvsd.sock http://dpvsd/v1/services` works, and so do `dpvs-ctl` and `ipvsadm`, which
 //! use nothing else. A peer can neither stall the daemon nor make it grow: connections, their lifetime, header time,
 //! body size and body time are bounded, and a peer that is slow delays only itself.
+//!
+//! `routes` has the table of all that there is.
 
 mod access;
+mod director;
 mod endpoint;
+#[cfg(test)]
+mod event_tests;
+mod events;
 mod input;
 mod openapi;
 mod routes;
+mod services;
 mod socket;
+mod tags;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -29,8 +37,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
+use self::access::{Peer, Role};
 pub use self::socket::{BindError, Socket};
 use crate::core::CoreHandle;
 
@@ -45,8 +55,14 @@ pub struct Limits {
     pub header_time: Duration,
     /// Time for the body of a request, and then again for the daemon's work on it.
     pub request_time: Duration,
-    /// Time a connection lasts; a peer that does not read its answers is cut off then.
+    /// Time a connection lasts, unless it follows events.
     pub lifetime: Duration,
+    /// Time within which a peer must read some of what is sent to it; it is cut off then.
+    pub write_time: Duration,
+    /// Peers that follow events at a time; these connections count among the others as well.
+    pub streams: usize,
+    /// Time between signs of life in a stream without events.
+    pub keep_alive: Duration,
     /// Time that running requests get when the daemon stops.
     pub drain: Duration,
 }
@@ -59,6 +75,9 @@ impl Default for Limits {
             header_time: Duration::from_secs(10),
             request_time: Duration::from_secs(10),
             lifetime: Duration::from_secs(120),
+            write_time: Duration::from_secs(30),
+            streams: 16,
+            keep_alive: Duration::from_secs(15),
             drain: Duration::from_secs(2),
         }
     }
@@ -87,10 +106,10 @@ pub async fn serve_within(limits: Limits, socket: Socket, core: CoreHandle, shut
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             (permit, accepted) = accepted => match accepted {
                 Ok(stream) => {
-                    let (router, gid, stopping) = (router.clone(), socket.gid(), stopping.clone());
+                    let (router, gid, role, stopping) = (router.clone(), socket.gid(), socket.role(), stopping.clone());
                     connections.spawn(async move {
                         let _permit = permit;
-                        serve_connection(limits, router, stream, gid, stopping).await;
+                        serve_connection(limits, router, stream, gid, role, stopping).await;
                     });
                 }
                 Err(error) => {
@@ -112,22 +131,27 @@ async fn serve_connection(
     router: Router,
     stream: UnixStream,
     gid: u32,
+    role: Role,
     mut stopping: watch::Receiver<()>,
 ) {
-    let refused = access::check(&stream, gid).await.err();
+    let author = access::check(&stream, gid).await;
+    let peer = author.map(|author| Peer::new(author, role, stopping.clone()));
+    let served = peer.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (router, refused) = (router.clone(), refused.clone());
+        let (router, peer) = (router.clone(), served.clone());
         async move {
-            Ok::<_, Infallible>(match refused {
-                Some(error) => reply_error(&error),
-                None => answer(router, request.map(Body::new)).await,
+            Ok::<_, Infallible>(match peer {
+                Err(error) => reply_error(&error),
+                Ok(peer) => answer(router, peer, request.map(Body::new)).await,
             })
         }
     });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.write_time));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     tokio::pin!(connection);
     let ended = async {
         tokio::select! {
@@ -136,16 +160,36 @@ async fn serve_connection(
         }
         connection.await
     };
+    let time_is_up = async {
+        tokio::time::sleep(limits.lifetime).await;
+        if peer.is_ok_and(|peer| peer.outlives()) {
+            std::future::pending().await
+        }
+    };
     // A peer that breaks off or sends garbage is its own problem; hyper has answered 400 where it could.
-    match tokio::time::timeout(limits.lifetime, ended).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("API: connection ended: {error}"),
-        Err(_) => tracing::debug!("API: connection cut off after {:?}", limits.lifetime),
+    tokio::select! {
+        ended = ended => match ended {
+            Ok(()) => {}
+            Err(error) => tracing::debug!("API: connection ended: {error}"),
+        },
+        () = time_is_up => tracing::debug!("API: connection cut off after {:?}", limits.lifetime),
     }
 }
 
+/// The answer to a request, which is logged.
+async fn answer(router: Router, peer: Peer, mut request: Request) -> Response {
+    let (asked, method, path) = (Instant::now(), request.method().clone(), request.uri().path().to_owned());
+    let author = peer.author.clone();
+    request.extensions_mut().insert(peer);
+    let response = route(router, request).await;
+    let milliseconds = asked.elapsed().as_secs_f64() * 1e3;
+    // What a peer sends does not get into the log unescaped.
+    tracing::debug!("API: {author}: {method} {path:?}: {}, {milliseconds:.1} ms", response.status().as_u16());
+    response
+}
+
 /// The router's answer, with the few errors that axum words itself (a path that is not UTF-8, say) made JSON.
-async fn answer(router: Router, request: Request) -> Response {
+async fn route(router: Router, request: Request) -> Response {
     let response = match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -167,6 +211,7 @@ fn status_of(kind: ErrorKind) -> StatusCode {
         ErrorKind::Forbidden => StatusCode::FORBIDDEN,
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
         ErrorKind::Exists | ErrorKind::Full => StatusCode::CONFLICT,
+        ErrorKind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

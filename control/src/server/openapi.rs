@@ -4,6 +4,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::access::Role;
 use super::endpoint::{Answer, Endpoint};
 
 /// Where it is.
@@ -11,7 +12,10 @@ pub(super) const PATH: &str = "/v1/openapi.json";
 
 const ABOUT: &str = "\
 The API of dpvsd, a layer-4 load balancer. Changes take effect at once and last until the daemon ends; the configuration file \
-is not changed. Unknown fields are refused.";
+is not changed. Unknown fields are refused.\n\n\
+Answers about what is configured have an entity tag, its version; counters do not change it. A service has a version of its \
+own, all else that of the whole configuration. With If-Match, a change is made only if nobody else has made one since (412 \
+otherwise).";
 
 /// Describes these endpoints.
 pub(super) fn document(endpoints: &[Endpoint]) -> Value {
@@ -31,6 +35,11 @@ pub(super) fn document(endpoints: &[Endpoint]) -> Value {
         "info": { "title": "dpvsd", "version": env!("CARGO_PKG_VERSION"), "description": ABOUT },
         "paths": paths,
         "components": {
+            "headers": { "ETag": { "description": "Version of what is configured", "schema": { "type": "string" } } },
+            "parameters": {
+                "IfMatch": condition("If-Match", "Versions one of which must still be in force"),
+                "IfNoneMatch": condition("If-None-Match", "Versions that the peer has"),
+            },
             "schemas": generator.take_definitions(true),
             "responses": {
                 "Error": { "description": "What is wrong, and where", "content": { "application/json": { "schema": error } } }
@@ -39,15 +48,27 @@ pub(super) fn document(endpoints: &[Endpoint]) -> Value {
     })
 }
 
+fn condition(name: &str, description: &str) -> Value {
+    let schema = json!({ "type": "string", "pattern": r#"^\*$|^(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*$"# });
+    json!({ "name": name, "in": "header", "required": false, "description": description, "schema": schema })
+}
+
 fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Value {
+    let mut answer = json!({ "description": "Done" });
     let mut parameters: Vec<Value> = path_parameters(endpoint.path).collect();
     if let Some(query) = endpoint.query {
         parameters.extend(query_parameters(query(generator), generator));
     }
-    let mut answer = json!({ "description": "Done" });
+    if endpoint.is_versioned {
+        let condition = if endpoint.role == Role::Read { "IfNoneMatch" } else { "IfMatch" };
+        parameters.push(json!({ "$ref": format!("#/components/parameters/{condition}") }));
+        answer["headers"] = json!({ "ETag": { "$ref": "#/components/headers/ETag" } });
+    }
     match &endpoint.answer {
         Answer::Done => {}
         Answer::Json(schema) => answer["content"] = json!({ "application/json": { "schema": schema(generator) } }),
+        // OpenAPI 3.1 has no word for the events of a stream (3.2 has).
+        Answer::Stream(schema) => answer["content"] = json!({ "text/event-stream": { "x-data": schema(generator) } }),
         Answer::Other(media_type) => answer["content"] = json!({ *media_type: {} }),
     }
     let mut operation = json!({
@@ -59,6 +80,9 @@ fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Value {
             "5XX": { "$ref": "#/components/responses/Error" },
         },
     });
+    if endpoint.is_versioned && endpoint.role == Role::Read {
+        operation["responses"]["304"] = json!({ "description": "The version is the one of If-None-Match" });
+    }
     if let Some(description) = endpoint.description {
         operation["description"] = description.into();
     }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::Group;
 use tokio::net::{UnixListener, UnixStream};
 
+use super::access::Role;
+
 /// Why the API's socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -39,6 +41,7 @@ pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
     gid: u32,
+    role: Role,
     inode: (u64, u64),
 }
 
@@ -63,7 +66,19 @@ impl Socket {
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed("set the mode of"))?;
         std::os::unix::fs::chown(path, None, gid).map_err(failed("set the group of"))?;
         let file = fs::metadata(path).map_err(failed("look at"))?;
-        Ok(Self { listener, path: path.to_owned(), gid: file.gid(), inode: (file.dev(), file.ino()) })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            gid: file.gid(),
+            role: Role::Write,
+            inode: (file.dev(), file.ino()),
+        })
+    }
+
+    /// The same socket for peers that may only look.
+    pub fn read_only(mut self) -> Self {
+        self.role = Role::Read;
+        self
     }
 
     /// Where it listens.
@@ -74,6 +89,11 @@ impl Socket {
     /// The group that owns it.
     pub(super) fn gid(&self) -> u32 {
         self.gid
+    }
+
+    /// What its peers may do.
+    pub(super) fn role(&self) -> Role {
+        self.role
     }
 
     pub(super) async fn accept(&self) -> io::Result<UnixStream> {

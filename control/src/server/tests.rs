@@ -13,18 +13,25 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::core::{Batch, Request as Question};
+use crate::events::Events;
 
 /// A server on a thread of its own.
-struct Daemon {
+pub(super) struct Daemon {
     socket: PathBuf,
-    applied: Arc<Mutex<Vec<Vec<Operation>>>>,
+    applied: Arc<Mutex<Vec<Batch>>>,
+    events: Events,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,
 }
 
 impl Daemon {
-    fn start(limits: Limits) -> Self {
+    pub fn start(limits: Limits) -> Self {
+        Self::start_as(limits, Role::Write)
+    }
+
+    /// On a socket whose peers have this role.
+    pub fn start_as(limits: Limits, role: Role) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("dpvsd.sock");
         let applied = Arc::new(Mutex::new(Vec::new()));
@@ -37,22 +44,23 @@ impl Daemon {
                 let (core, questions) = CoreHandle::new();
                 tokio::spawn(answer_questions(questions, record));
                 let socket = Socket::bind(&path, None).unwrap();
-                ready.send(()).unwrap();
+                let socket = if role == Role::Read { socket.read_only() } else { socket };
+                ready.send(core.events().clone()).unwrap();
                 serve_within(limits, socket, core, async { _ = stopped.await }).await;
             });
         });
-        started.recv().unwrap();
-        Self { socket, applied, stop: Some(stop), thread: Some(thread), _folder: folder }
+        let events = started.recv().unwrap();
+        Self { socket, applied, events, stop: Some(stop), thread: Some(thread), _folder: folder }
     }
 
-    fn connect(&self) -> Peer {
+    pub fn connect(&self) -> Peer {
         let peer = Peer::connect(&self.socket).unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         peer
     }
 
     /// Sends bytes and returns everything that comes back until the server closes.
-    fn exchange(&self, request: &[u8]) -> String {
+    pub fn exchange(&self, request: &[u8]) -> String {
         let mut peer = self.connect();
         peer.write_all(request).unwrap();
         let mut answer = String::new();
@@ -61,7 +69,7 @@ impl Daemon {
     }
 
     /// A request with a JSON body; returns status and body.
-    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{body}",
@@ -71,16 +79,24 @@ impl Daemon {
     }
 
     /// As `ask`, for errors: checks that the answer is an [`ApiError`].
-    fn refuse(&self, method: &str, path: &str, body: &str) -> (u16, ApiError) {
+    pub fn refuse(&self, method: &str, path: &str, body: &str) -> (u16, ApiError) {
         let (status, body) = self.ask(method, path, body);
         (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")))
     }
 
-    fn applied(&self) -> Vec<Vec<Operation>> {
+    pub fn applied(&self) -> Vec<Vec<Operation>> {
+        self.batches().into_iter().map(|batch| batch.operations).collect()
+    }
+
+    pub fn batches(&self) -> Vec<Batch> {
         std::mem::take(&mut self.applied.lock().unwrap())
     }
 
-    fn stop(&mut self) {
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub fn stop(&mut self) {
         if let (Some(stop), Some(thread)) = (self.stop.take(), self.thread.take()) {
             stop.send(()).unwrap();
             thread.join().unwrap();
@@ -100,27 +116,25 @@ fn split(answer: &str) -> (u16, String) {
 }
 
 /// The core: knows no service, refuses to clear, and never answers about workers.
-async fn answer_questions(
-    mut questions: tokio::sync::mpsc::Receiver<Question>,
-    applied: Arc<Mutex<Vec<Vec<Operation>>>>,
-) {
+async fn answer_questions(mut questions: tokio::sync::mpsc::Receiver<Question>, applied: Arc<Mutex<Vec<Batch>>>) {
     let mut unanswered = Vec::new();
     while let Some(question) = questions.recv().await {
         match question {
-            Question::Apply(Batch { operations, .. }, reply) => {
-                let result = match operations.last() {
+            Question::Apply(batch, reply) => {
+                let result = match batch.operations.last() {
                     Some(Operation::Clear) => Err(ApiError {
                         kind: ErrorKind::Full,
                         message: "enough".into(),
                         path: Some("[0].service.servers[3].weight".into()),
                     }),
-                    _ => Ok(()),
+                    _ => Ok("a.2".to_owned()),
                 };
-                applied.lock().unwrap().push(operations);
+                applied.lock().unwrap().push(batch);
                 _ = reply.send(result);
             }
-            Question::Services(reply) => _ = reply.send(Vec::new()),
-            Question::Service(id, reply) => {
+            Question::ServicesAfter(_, _, reply) => _ = reply.send((Vec::new(), false)),
+            Question::Version(None, reply) => _ = reply.send(Ok("a.1".to_owned())),
+            Question::Version(Some(id), reply) => {
                 let message = format!("there is no service {id}");
                 _ = reply.send(Err(ApiError { kind: ErrorKind::NotFound, message, path: None }));
             }
@@ -132,18 +146,21 @@ async fn answer_questions(
     }
 }
 
-fn quick() -> Limits {
+pub(super) fn quick() -> Limits {
     Limits {
         connections: 2,
         body: 4096,
         header_time: Duration::from_millis(300),
         request_time: Duration::from_millis(300),
         lifetime: Duration::from_millis(1500),
+        write_time: Duration::from_millis(600),
+        streams: 1,
+        keep_alive: Duration::from_millis(200),
         drain: Duration::from_millis(300),
     }
 }
 
-const SERVICE: &str = r#"{"protocol":"tcp","address":"192.0.2.1:80"}"#;
+pub(super) const SERVICE: &str = r#"{"protocol":"tcp","address":"192.0.2.1:80"}"#;
 const SERVER: &str = r#"{"address":"[2001:db8::2]:8080","mode":"fullnat","weight":5}"#;
 
 #[test]
@@ -230,7 +247,7 @@ fn a_batch_arrives_whole() {
 #[test]
 fn questions_and_their_errors() {
     let daemon = Daemon::start(quick());
-    assert_eq!(daemon.ask("GET", "/v1/services", ""), (200, "[]\n".to_owned()));
+    assert_eq!(daemon.ask("GET", "/v1/services", ""), (200, "{\"services\":[]}\n".to_owned()));
     let (status, body) = daemon.ask("GET", "/v1/timeouts", "");
     assert_eq!((status, body.as_str()), (200, "{\"tcp\":900,\"tcp_fin\":120,\"udp\":300}\n"));
     let (status, body) = daemon.ask("GET", "/v1/sysctls", "");
