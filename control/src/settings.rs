@@ -4,6 +4,7 @@ use dataplane::defence::{self, Defences, Mode};
 use dataplane::shared::Shared;
 use dataplane::snapshot::{Reuse, Settings};
 use dpvs_api::{Sysctls, Timeouts};
+use sched::Expirations;
 
 /// The settings as workers see them.
 pub(crate) fn compile(configured: Timeouts, sysctls: Sysctls, draining: bool) -> Settings {
@@ -23,6 +24,7 @@ pub(crate) fn compile(configured: Timeouts, sysctls: Sysctls, draining: bool) ->
         sloppy_tcp: sysctls.sloppy_tcp != 0,
         sloppy_sctp: sysctls.sloppy_sctp != 0,
         expire_quiescent_template: sysctls.expire_quiescent_template != 0,
+        expirations: Expirations { lblc: sysctls.lblc_expiration, lblcr: sysctls.lblcr_expiration },
         nat_icmp_send: sysctls.nat_icmp_send != 0,
         defences: Defences {
             drop_entry: mode(sysctls.drop_entry),

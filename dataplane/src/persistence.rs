@@ -88,7 +88,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 templates.invalidate(id);
                 templates.release(id);
             }
-            let server = self.pick_server(service, job)?;
+            let server = self.pick_server(snapshot, service, job)?;
             if service.sorry.as_ref().is_some_and(|sorry| sorry.id == server.id) {
                 // The client's next connection tries the servers again.
                 return Ok((server, None));

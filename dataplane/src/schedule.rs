@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use proto::state::{Direction, State};
 use proto::{Protocol, Tuple, quic, udp};
-use sched::{Pool, Request};
+use sched::{Expirations, Pool, Request};
 
 use crate::ServerId;
 use crate::conn::{Conn, ConnFlags, ConnId, InsertError, TICKS_PER_SECOND, Tick};
@@ -251,6 +251,7 @@ struct Opening<'a, A> {
     /// From the transport header on.
     segment: &'a [u8],
     now: Tick,
+    expirations: Expirations,
 }
 
 impl<A: Ip> Request for Opening<'_, A> {
@@ -272,6 +273,9 @@ impl<A: Ip> Request for Opening<'_, A> {
     fn now(&self) -> u32 {
         self.now.0 / TICKS_PER_SECOND
     }
+    fn expirations(&self) -> Expirations {
+        self.expirations
+    }
 }
 
 fn total(shared: &Shared, id: ServerId, value: impl Fn(&ServerLoad) -> u64) -> u64 {
@@ -290,7 +294,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             return Err(DropReason::Draining);
         }
         let (server, template) = match &service.persistence {
-            None => (self.pick_server(service, job)?, None),
+            None => (self.pick_server(snapshot, service, job)?, None),
             Some(persistence) => self.pick_persistent(snapshot, service, persistence, job)?,
         };
         let daddr = match A::from_ip(server.addr) {
@@ -329,11 +333,13 @@ impl<Io: WorkerIo> Pipeline<Io> {
     /// Has the service's scheduler choose a server.
     pub(crate) fn pick_server<'s, A: Ip>(
         &mut self,
+        snapshot: &Snapshot,
         service: &'s Service,
         job: &Job<Io::Packet, A>,
     ) -> Result<&'s Server, DropReason> {
         let segment = job.packet.data().get(usize::from(job.ip.l4)..).unwrap_or_default();
-        let opening = Opening { tuple: &job.ip.tuple, segment, now: self.now };
+        let expirations = snapshot.settings.expirations;
+        let opening = Opening { tuple: &job.ip.tuple, segment, now: self.now, expirations };
         self.scheduling.pick(&self.shared, service, &opening).ok_or_else(|| {
             self.counters().service(service.id).no_server.add(1);
             DropReason::NoServer

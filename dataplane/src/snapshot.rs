@@ -12,7 +12,7 @@ use hashbrown::{HashMap, HashSet};
 use proto::proxy_protocol::Version;
 use proto::state::Timeouts;
 use proto::{Address, Family, Protocol, Tuple};
-use sched::Scheduler;
+use sched::{Expirations, Scheduler};
 
 use crate::defence::Defences;
 use crate::fib::Fib;
@@ -76,6 +76,8 @@ pub struct Settings {
     pub defences: Defences,
     /// Templates of servers of weight 0 are not used any more.
     pub expire_quiescent_template: bool,
+    /// How long lblc and lblcr remember.
+    pub expirations: Expirations,
 }
 
 /// When a client's SYN from the port of a connection that is still kept is scheduled anew (`conn_reuse_mode`).

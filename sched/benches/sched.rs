@@ -74,6 +74,9 @@ impl Request for Client {
     fn now(&self) -> u32 {
         1
     }
+    fn expirations(&self) -> sched::Expirations {
+        sched::Expirations::default()
+    }
 }
 
 /// Servers 10.0.0.1:80 and so on.

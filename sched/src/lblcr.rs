@@ -1,10 +1,10 @@
 //! Locality-based least connection with replication (ip_vs_lblcr.c), for caches: connections to one destination address
 //! go to the least loaded of a set of servers. When that one has too many connections while another server is nearly
-//! idle, the choice of weighted least connection joins the set; when the set has not changed for a day, its most loaded
-//! server leaves.
+//! idle, the choice of weighted least connection joins the set; when the set has not changed for a time
+//! (`lblcr_expiration`), its most loaded server leaves.
 
 use crate::least::{least, overhead};
-use crate::locality::{self, EXPIRATION, is_overloaded};
+use crate::locality::{self, is_overloaded};
 use crate::{Pool, Request, wlc};
 
 /// Most servers of one destination; the kernel has no limit.
@@ -14,16 +14,16 @@ const SET: usize = 16;
 pub(crate) type Table = locality::Table<SET>;
 
 pub(crate) fn pick(table: &Table, request: &impl Request, pool: &impl Pool) -> Option<usize> {
-    let (destination, now) = (request.destination(), request.now());
+    let (destination, now, expiration) = (request.destination(), request.now(), request.expirations().lblcr);
     let weight = |server: usize| u64::from(pool.weight(server));
-    let Some(entry) = table.find(destination, now) else {
+    let Some(entry) = table.find(destination, now, expiration) else {
         let server = wlc::pick(pool)?;
         table.set(destination, pool.id(server), now);
         return Some(server);
     };
     let members = || entry.servers(pool);
     let best = least(members().filter(|&server| pool.is_available(server)), |server| overhead(pool, server), weight);
-    if entry.ids().nth(1).is_some() && now.saturating_sub(entry.changed()) > EXPIRATION {
+    if entry.ids().nth(1).is_some() && now.saturating_sub(entry.changed()) > expiration {
         // The most overhead per weight is the least weight per overhead.
         let with_weight = members().filter(|&server| weight(server) > 0);
         let most = with_weight.reduce(|most, server| {
@@ -50,11 +50,14 @@ mod tests {
     use crate::testing::*;
 
     #[test]
-    fn the_set_grows_under_load_and_shrinks_after_a_day() {
+    fn the_set_grows_under_load_and_shrinks_after_the_expiration() {
+        const EXPIRATION: u32 = 60 * 60;
         let table = Table::new();
         let mut servers = pool(&[2, 10, 1]);
-        let pick = |now: u32, servers: &Vec<Entry>| pick(&table, &to([192, 0, 2, 1], now), servers);
-        let set = || table.find([192, 0, 2, 1].into(), 1).map(|entry| entry.ids().collect::<Vec<_>>()).unwrap();
+        let pick =
+            |now: u32, servers: &Vec<Entry>| pick(&table, &to([192, 0, 2, 1], now).expiring_after(EXPIRATION), servers);
+        let set =
+            || table.find([192, 0, 2, 1].into(), 1, EXPIRATION).map(|entry| entry.ids().collect::<Vec<_>>()).unwrap();
         assert_eq!(pick(1, &servers), Some(0));
         // Server 0 has more than its weight, server 1 less than half of its own: it joins.
         servers[0].active = 3;

@@ -65,6 +65,24 @@ pub trait Request {
     fn quic_id(&self) -> Option<u64>;
     /// Seconds since some fixed moment; never less than before.
     fn now(&self) -> u32;
+    /// What lblc and lblcr remember, and how long.
+    fn expirations(&self) -> Expirations;
+}
+
+/// How long lblc and lblcr remember the servers of a destination, in seconds. 0: not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expirations {
+    /// After its last connection, lblc.
+    pub lblc: u32,
+    /// After its last connection, lblcr; also the time without change after which the most loaded server leaves the set.
+    pub lblcr: u32,
+}
+
+impl Default for Expirations {
+    /// A day, as in IPVS.
+    fn default() -> Self {
+        Self { lblc: 24 * 60 * 60, lblcr: 24 * 60 * 60 }
+    }
 }
 
 /// Scheduling methods.
@@ -335,19 +353,26 @@ pub(crate) mod testing {
         destination: [u8; 4],
         quic_id: Option<u64>,
         now: u32,
+        expirations: Expirations,
     }
 
     pub fn from(source: [u8; 4], source_port: u16) -> Packet {
-        Packet { source, source_port, destination: [203, 0, 113, 1], quic_id: None, now: 1 }
+        Packet { source, source_port, ..to([203, 0, 113, 1], 1) }
     }
 
     pub fn to(destination: [u8; 4], now: u32) -> Packet {
-        Packet { source: [198, 51, 100, 1], source_port: 1024, destination, quic_id: None, now }
+        let expirations = Expirations::default();
+        Packet { source: [198, 51, 100, 1], source_port: 1024, destination, quic_id: None, now, expirations }
     }
 
     impl Packet {
         pub fn of_quic(self, id: u64) -> Self {
             Self { quic_id: Some(id), ..self }
+        }
+
+        /// While both expirations are so many seconds.
+        pub fn expiring_after(self, seconds: u32) -> Self {
+            Self { expirations: Expirations { lblc: seconds, lblcr: seconds }, ..self }
         }
     }
 
@@ -366,6 +391,9 @@ pub(crate) mod testing {
         }
         fn now(&self) -> u32 {
             self.now
+        }
+        fn expirations(&self) -> Expirations {
+            self.expirations
         }
     }
 

@@ -12,9 +12,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::Pool;
 use crate::hash::{fold, golden};
 
-/// An entry that was not used for so long is forgotten, in seconds; also the age from which lblcr takes a server out of a
-/// set: lblc_expiration and lblcr_expiration, a day.
-pub(crate) const EXPIRATION: u32 = 24 * 60 * 60;
+/// Seconds between the passes in which the kernel removes what has expired: COUNT_FOR_FULL_EXPIRATION times CHECK_EXPIRE_INTERVAL.
+const PASS: u32 = 30 * 60;
 
 /// Logarithm of the number of buckets. The kernel's tables grow to 16384 entries before they are cleaned; a service by
 /// address has one destination.
@@ -56,12 +55,14 @@ impl<const N: usize> Table<N> {
         &self.0[start..start + WAYS]
     }
 
-    /// The entry of a destination, if there is one that has not expired; it counts as used.
-    pub(crate) fn find(&self, address: IpAddr, now: u32) -> Option<&Entry<N>> {
+    /// The entry of a destination, if there is one that has not expired; it counts as used. As in the kernel, those that have
+    /// not been used for `expiration` seconds go in passes, half an hour apart.
+    pub(crate) fn find(&self, address: IpAddr, now: u32, expiration: u32) -> Option<&Entry<N>> {
         let words = words(address);
         let entry = self.bucket(address).iter().find(|entry| entry.is_for(words))?;
         let used = entry.used.load(Relaxed);
-        if now.saturating_sub(used) >= EXPIRATION {
+        let expires = used.saturating_add(expiration);
+        if now / PASS > expires.saturating_sub(1) / PASS {
             return None;
         }
         // Workers share the entry: write only what is new.
@@ -166,12 +167,14 @@ pub(crate) fn is_overloaded(server: usize, pool: &impl Pool) -> bool {
 mod tests {
     use super::*;
 
+    const EXPIRATION: u32 = 10 * PASS;
+
     fn destination(n: u32) -> IpAddr {
         (0x0a00_0000 + n).to_be_bytes().into()
     }
 
     fn ids<const N: usize>(table: &Table<N>, n: u32, now: u32) -> Option<Vec<u32>> {
-        table.find(destination(n), now).map(|entry| entry.ids().collect())
+        table.find(destination(n), now, EXPIRATION).map(|entry| entry.ids().collect())
     }
 
     #[test]
@@ -185,7 +188,7 @@ mod tests {
         table.set(destination(1), 0, 5 * EXPIRATION);
         assert_eq!(ids(&table, 1, 5 * EXPIRATION), Some(vec![0]));
         let mapped: IpAddr = "::ffff:10.0.0.2".parse().unwrap();
-        assert!(table.find(mapped, 5 * EXPIRATION).is_none());
+        assert!(table.find(mapped, 5 * EXPIRATION, EXPIRATION).is_none());
     }
 
     #[test]
@@ -207,7 +210,7 @@ mod tests {
     fn sets_grow_from_the_front() {
         let table = Table::<3>::new();
         table.set(destination(1), 5, 1);
-        let entry = table.find(destination(1), 1).unwrap();
+        let entry = table.find(destination(1), 1, EXPIRATION).unwrap();
         for id in [6, 5, 7] {
             entry.insert(id, 2);
         }

@@ -470,7 +470,7 @@ fn default(name: &str) -> &'static str {
         "conn_reuse_mode" | "snat_reroute" | "pmtu_disc" => "1",
         "am_droprate" => "10",
         "amemthresh" => "1024",
-        "sync_threshold" => "3 50",
+        "lblc_expiration" | "lblcr_expiration" => "86400",
         _ => "0",
     }
 }

@@ -123,6 +123,10 @@ settings! {
     expire_nodest_conn = 0, 0 to 1;
     /// 1: clients of persistent services whose server has weight 0 get another one with their next connection
     expire_quiescent_template = 0, 0 to 1;
+    /// Seconds after which lblc forgets the server of a destination that has had no new connection
+    lblc_expiration = 86400, 0 to 2147483647;
+    /// Seconds after which lblcr forgets the servers of a destination that has had no new connection, and after which the most loaded of them leaves if they stay the same
+    lblcr_expiration = 86400, 0 to 2147483647;
     /// 1: a packet of a NAT server that belongs to no connection is answered with port unreachable; 0: it goes to the kernel, which routes it
     nat_icmp_send = 0, 0 to 1;
     /// Uses the table of TCP states in which only the server makes a connection established. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
@@ -154,8 +158,6 @@ const FIXED: &[(&str, u32, &str)] = &[
 /// Settings of IPVS that belong to something not built yet.
 const NOT_YET: &[(&str, &str)] = &[
     ("ignore_tunneled", "schedule_icmp"),
-    ("lblc_expiration", "entries of lblc are kept for 24 hours"),
-    ("lblcr_expiration", "entries of lblcr are kept for 24 hours"),
     ("schedule_icmp", "connections that an ICMP error opens"),
     ("sync_persist_mode", "connection synchronisation"),
     ("sync_ports", "connection synchronisation"),

@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(turns());
     all.extend(thresholds());
     all.extend(edits());
+    all.extend(memory());
     all
 }
 
@@ -172,4 +173,24 @@ fn edits() -> Vec<Case> {
         }
     }
     all
+}
+
+/// How long lblcr keeps a destination's second server, the busiest, while nothing changes.
+fn memory() -> Vec<Case> {
+    let rules = service("-t {V1}:80", "lblcr", &[2, 10]);
+    let open = |case: Case, n: usize| case.open(&format!("C{n}:4000"), "V1:80");
+    [("a day", None), ("a second", Some(1))]
+        .into_iter()
+        .map(|(name, seconds)| {
+            let mut case = case(format!("lblcr, sets that stay the same for {name}"), &rules);
+            if let Some(seconds) = seconds {
+                case = case.set("lblcr_expiration", seconds);
+            }
+            // The first three have more connections than their server's weight, so that the other one joins it.
+            case = (1..=5).fold(case, open).wait(Duration::from_millis(2500));
+            case = open(case, 6).seen();
+            case = (1..=3).fold(case, |case, n| case.close(&format!("C{n}:4000"), "V1:80")).seen();
+            open(case, 7).seen().list(Listing::Services)
+        })
+        .collect()
 }
