@@ -26,6 +26,7 @@ pub(crate) fn compile(configured: Timeouts, sysctls: Sysctls, draining: bool) ->
         expire_quiescent_template: sysctls.expire_quiescent_template != 0,
         expirations: Expirations { lblc: sysctls.lblc_expiration, lblcr: sysctls.lblcr_expiration },
         nat_icmp_send: sysctls.nat_icmp_send != 0,
+        fragment_tunnels: sysctls.pmtu_disc == 0,
         defences: Defences {
             drop_entry: mode(sysctls.drop_entry),
             drop_packet: mode(sysctls.drop_packet),

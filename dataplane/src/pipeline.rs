@@ -39,7 +39,7 @@ use crate::snapshot::{ForwardMode, Snapshot};
 use crate::steer::{Links, Ownership, Steered};
 use crate::templates::{Sweep, TemplateId};
 use crate::verdict::{DropReason, Verdict};
-use crate::way::{Way, fit, send, way_to_client, way_to_server};
+use crate::way::{Overhead, Way, fit, send, way_to_client, way_to_server};
 use crate::{PortId, WorkerId};
 
 /// Packets per second that one worker hands to the kernel, beside address resolution.
@@ -361,7 +361,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let conn = table.get_mut(id);
         let way = way_to_server(conn, snapshot, job.hash);
         let tunnel = Tunnel::of(conn, snapshot);
-        if let Err((error, reason)) = fit(job, &snapshot.fib, way, Tunnel::overhead(&tunnel) + header) {
+        let mut overhead = Tunnel::overhead(&tunnel);
+        overhead.len += header;
+        if let Err((error, reason)) = fit(job, &snapshot.fib, way, overhead) {
             return self.reject_aged(snapshot, job, error, reason);
         }
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
@@ -390,7 +392,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
         }
         let way = way_to_client(A::table(&mut self.tables).get_mut(id), snapshot, job.hash);
-        if let Err((error, reason)) = fit(job, &snapshot.fib, way, 0) {
+        if let Err((error, reason)) = fit(job, &snapshot.fib, way, Overhead::default()) {
             return self.reject(snapshot, job, error, reason);
         }
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };

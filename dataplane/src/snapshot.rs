@@ -72,6 +72,8 @@ pub struct Settings {
     pub sloppy_sctp: bool,
     /// NAT servers are told when a packet of theirs belongs to no connection.
     pub nat_icmp_send: bool,
+    /// IPv4 packets too large for a tunnel go through it in fragments, even if they must not be fragmented.
+    pub fragment_tunnels: bool,
     /// Defences against floods of new connections.
     pub defences: Defences,
     /// Templates of servers of weight 0 are not used any more.

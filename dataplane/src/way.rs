@@ -86,6 +86,15 @@ pub(crate) fn way_to_client<A: Ip>(conn: &mut Conn<A>, snapshot: &Snapshot, flow
     way(&mut conn.to_client, &snapshot.fib, caddr, flow)
 }
 
+/// What is to be put in front of a packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Overhead {
+    /// Length in bytes.
+    pub len: u16,
+    /// The packet may be fragmented then, whatever it says.
+    pub may_fragment: bool,
+}
+
 /// Checks that the packet with `overhead` more bytes of a tunnel fits its way out; if it may be fragmented, notes that it
 /// must be. A packet that came in fragments leaves in fragments, and none is larger (ip_output.c, ip_do_fragment): were they,
 /// nobody would find out how wide the way on is.
@@ -93,11 +102,11 @@ pub(crate) fn fit<P: PacketBuf, A: Ip>(
     job: &mut Job<P, A>,
     fib: &Fib,
     way: Way,
-    overhead: u16,
+    Overhead { len: overhead, may_fragment: is_hidden }: Overhead,
 ) -> Result<(), (IcmpError, DropReason)> {
     let Some(mtu) = way.mtu(fib) else { return Ok(()) };
+    let may_fragment = is_hidden || A::may_fragment(&job.packet.data()[job.ip.l3.into()..]);
     if let Some(largest) = job.packet.largest_fragment() {
-        let may_fragment = A::may_fragment(&job.packet.data()[job.ip.l3.into()..]);
         if !may_fragment && u32::from(largest) + u32::from(overhead) > u32::from(mtu) {
             return Err((IcmpError::TooBig(mtu.saturating_sub(overhead).max(A::MIN_MTU)), DropReason::TooBig));
         }
@@ -107,7 +116,7 @@ pub(crate) fn fit<P: PacketBuf, A: Ip>(
     if u32::from(job.ip.len) + u32::from(overhead) > u32::from(mtu) {
         // What every link must carry is not too big for a tunnel either: its packets are fragmented (RFC 2473 section 7.1).
         let is_small = overhead > 0 && job.ip.len <= A::MIN_MTU;
-        if !is_small && !A::may_fragment(&job.packet.data()[job.ip.l3.into()..]) {
+        if !is_small && !may_fragment {
             return Err((IcmpError::TooBig(mtu.saturating_sub(overhead).max(A::MIN_MTU)), DropReason::TooBig));
         }
         job.fragment_mtu = Some(mtu);

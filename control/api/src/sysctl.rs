@@ -129,6 +129,8 @@ settings! {
     lblcr_expiration = 86400, 0 to 2147483647;
     /// 1: a packet of a NAT server that belongs to no connection is answered with port unreachable; 0: it goes to the kernel, which routes it
     nat_icmp_send = 0, 0 to 1;
+    /// IPv4 packets that are too large for a tunnel and must not be fragmented: 1: their sender is told the size that fits; 0: they go through it in fragments
+    pmtu_disc = 1, 0 to 1;
     /// Uses the table of TCP states in which only the server makes a connection established. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
     secure_tcp = 0, 0 to 3;
     /// 1: any SCTP packet but an ABORT opens a connection, not only an INIT
@@ -150,7 +152,6 @@ const FIXED: &[(&str, u32, &str)] = &[
         "dpvsd forwards nothing to addresses that are no virtual service's; add the origin servers as real servers of a low weight",
     ),
     ("conntrack", 0, "dpvsd does not use Netfilter, so there is no other connection table to keep"),
-    ("pmtu_disc", 1, "packets too large for the way to the server are always answered with the size that fits"),
     ("run_estimation", 1, "rates cost nothing on the packet path, so they are always kept"),
     ("snat_reroute", 1, "replies are always routed by the address of their client"),
 ];

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proto::checksum::{Delta, Sum};
 use proto::ethernet::{self, EtherType};
-use proto::{Protocol, gre, gue, udp};
+use proto::{Family, Protocol, gre, gue, ipv4, udp};
 
 use crate::conn::{Conn, ConnFlags};
 use crate::ip::Ip;
 use crate::packet::PacketBuf;
 use crate::snapshot::{Encapsulation, ForwardMode, Snapshot};
+use crate::way::Overhead;
 
 /// UDP source ports of GUE: Linux's default range of ephemeral ports (net.ipv4.ip_local_port_range).
 const GUE_SPORTS: (u16, u16) = (32768, 60999);
@@ -21,46 +22,64 @@ pub(crate) struct Tunnel {
     src: IpAddr,
     dst: IpAddr,
     encapsulation: Encapsulation,
+    /// Its packets may be fragmented though those in them must not be: IPv4 ones, while `pmtu_disc` is 0.
+    may_fragment: bool,
 }
 
 impl Tunnel {
     /// The tunnel that packets of a connection go through, whose [way](crate::way::way_to_server) is known; `None` in the
-    /// modes without. Connections through special ones leave the fast lane.
+    /// modes without. Connections through special ones, and those that may fragment, leave the fast lane.
     pub fn of<A: Ip>(conn: &mut Conn<A>, snapshot: &Snapshot) -> Option<Self> {
         if conn.mode != ForwardMode::Tunnel {
             return None;
         }
         let (src, dst) = (conn.laddr.into(), conn.daddr.into());
-        let Some(special) = snapshot.services.tunnel(conn.server) else {
-            return Some(Self { src, dst, encapsulation: Encapsulation::Ipip });
+        let special = snapshot.services.tunnel(conn.server);
+        let may_fragment = snapshot.settings.fragment_tunnels && A::FAMILY == Family::V4;
+        if special.is_some() || may_fragment {
+            conn.flags.insert(ConnFlags::LONG_WAY);
+        }
+        let Some(special) = special else {
+            return Some(Self { src, dst, encapsulation: Encapsulation::Ipip, may_fragment });
         };
-        conn.flags.insert(ConnFlags::LONG_WAY);
         // A connection has no room for addresses of the other family.
         let src = match A::from_ip(special.server) {
             Some(_) => Some(src),
             None => snapshot.fib.source_for_ip(special.server),
         };
-        Some(Self { src: src?, dst: special.server, encapsulation: special.encapsulation })
+        Some(Self { src: src?, dst: special.server, encapsulation: special.encapsulation, may_fragment })
     }
 
-    /// Bytes that a tunnel, if there is one, puts in front of a packet.
-    pub fn overhead(tunnel: &Option<Self>) -> u16 {
-        let Some(tunnel) = tunnel else { return 0 };
+    /// What a tunnel, if there is one, puts in front of a packet.
+    pub fn overhead(tunnel: &Option<Self>) -> Overhead {
+        let Some(tunnel) = tunnel else { return Overhead::default() };
         let outer = match tunnel.dst {
             IpAddr::V4(_) => Ipv4Addr::HEADER_LEN,
             IpAddr::V6(_) => Ipv6Addr::HEADER_LEN,
         };
-        (outer + tunnel.encapsulation.header_len()) as u16
+        Overhead { len: (outer + tunnel.encapsulation.header_len()) as u16, may_fragment: tunnel.may_fragment }
     }
 
     /// [`encapsulate`] for every kind of tunnel. `flow` is any hash of the flow.
     pub fn wrap<A: Ip>(&self, packet: &mut impl PacketBuf, len: u16, id: u16, flow: u32) -> bool {
-        match (self.src, self.dst) {
+        let wrapped = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => wrap::<A, _>(packet, len, (src, dst), self.encapsulation, id, flow),
             (IpAddr::V6(src), IpAddr::V6(dst)) => wrap::<A, _>(packet, len, (src, dst), self.encapsulation, id, flow),
             _ => false,
+        };
+        if wrapped && self.may_fragment && self.dst.is_ipv4() {
+            allow_fragments(&mut packet.data_mut()[ethernet::HEADER_LEN..]);
         }
+        wrapped
     }
+}
+
+/// Takes "don't fragment" out of an IPv4 header.
+fn allow_fragments(header: &mut [u8]) {
+    let old = u16::from_be_bytes([header[ipv4::FRAGMENT], header[ipv4::FRAGMENT + 1]]);
+    let new = old & !ipv4::DONT_FRAGMENT;
+    header[ipv4::FRAGMENT..ipv4::FRAGMENT + 2].copy_from_slice(&new.to_be_bytes());
+    Delta::ZERO.replace_u16(old, new).apply_at(header, ipv4::CHECKSUM);
 }
 
 impl Encapsulation {

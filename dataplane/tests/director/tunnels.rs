@@ -170,6 +170,36 @@ fn a_packet_that_may_be_fragmented_is_so_outside() {
     }
 }
 
+/// While `pmtu_disc` is 0 no tunnel of IPv4 packets says "don't fragment", and what does not fit leaves in fragments.
+#[test]
+fn without_path_mtu_discovery_packets_are_fragmented_outside() {
+    for (outer, kind) in combinations().filter(|(inner, ..)| *inner == Family::V4).map(|(_, outer, kind)| (outer, kind))
+    {
+        let mut director = Director::new(Setup::workers(2), vec![tunnelled(Family::V4, outer, Protocol::UDP, kind)]);
+        let carried = |director: &mut Director, len: usize| {
+            let sent = director.receive(1, CLIENTS, &datagram(Family::V4, len, true));
+            let parts: Vec<SeenIp> = sent.iter().map(|sent| sent.seen().ip).collect();
+            let whole = if parts.len() > 1 { reassemble(&parts) } else { parts[0].clone() };
+            let dont_fragment = whole.dont_fragment;
+            // The rest of the outer header is as ever.
+            let (inner, _) = unwrap(&SeenIp { dont_fragment: outer == Family::V4, ..whole }, Family::V4, kind);
+            (parts.len(), dont_fragment, inner)
+        };
+        // It is the setting of the moment that counts, for connections as well that have been forwarded before.
+        for (fragment_tunnels, len, parts) in [(false, 100, 1), (true, 100, 1), (true, 1500, 2), (false, 100, 1)] {
+            director.settings.fragment_tunnels = fragment_tunnels;
+            director.publish();
+            for _ in 0..2 {
+                let (count, dont_fragment, inner) = carried(&mut director, len);
+                assert_eq!((count, inner.bytes.len()), (parts, len), "{outer:?} {kind:?}");
+                assert!(inner.dont_fragment);
+                assert_eq!(dont_fragment, !fragment_tunnels && outer == Family::V4, "{outer:?} {kind:?}");
+            }
+        }
+        director.finish();
+    }
+}
+
 /// What a router on the way to the server says about a tunnel packet becomes an error about the client's packet.
 #[test]
 fn errors_about_tunnel_packets_reach_the_client() {

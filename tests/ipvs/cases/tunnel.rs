@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         for (server, across) in [("S1", ""), ("X1", ", across families")] {
             all.extend(packets(name, options, server, across));
             all.extend(sizes(name, options, server, across));
+            all.extend(without_discovery(name, options, server, across));
         }
     }
     all.extend(listings());
@@ -81,6 +82,21 @@ fn sizes(name: &str, options: &str, server: &str, across: &str) -> [Case; 2] {
         }
         sizes.send(udp("C2:4000", "V1:53", largest + 1)).send(udp("C2:4000", "V1:53", 1472)).seen()
     })
+}
+
+/// Packets that must not be fragmented, while `pmtu_disc` is off: small ones, and those that do not fit.
+fn without_discovery(name: &str, options: &str, server: &str, across: &str) -> [Case; 2] {
+    both(
+        case(format!("pmtu_disc 0, {name}{across}"), &rules("-u", 53, server, options))
+            .set("pmtu_disc", 0)
+            .send(udp("C1:4000", "V1:53", 30).df())
+            .send(udp("C1:4000", "V1:53", 31).df())
+            .send(udp("C1:4000", "V1:53", 32))
+            .send(udp("C1:4000", "V1:53", 1440).df())
+            .send(udp("C1:4000", "V1:53", 1440))
+            .seen()
+            .connections(),
+    )
 }
 
 fn listings() -> Vec<Case> {
