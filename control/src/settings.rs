@@ -27,6 +27,7 @@ pub(crate) fn compile(configured: Timeouts, sysctls: Sysctls, draining: bool) ->
         expirations: Expirations { lblc: sysctls.lblc_expiration, lblcr: sysctls.lblcr_expiration },
         nat_icmp_send: sysctls.nat_icmp_send != 0,
         fragment_tunnels: sysctls.pmtu_disc == 0,
+        schedule_icmp: sysctls.schedule_icmp != 0,
         defences: Defences {
             drop_entry: mode(sysctls.drop_entry),
             drop_packet: mode(sysctls.drop_packet),

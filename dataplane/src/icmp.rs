@@ -3,6 +3,7 @@
 //! Everything else (echo, neighbour discovery, router advertisements, errors about packets of the host itself) is the
 //! kernel's.
 
+mod opening;
 mod tunnel;
 
 use proto::checksum::{Delta, Sum};
@@ -10,7 +11,7 @@ use proto::icmp::ErrorFields;
 use proto::parse::Fragment;
 use proto::{Family, Protocol, Tuple, ethernet, icmp, icmpv6, tcp, udp};
 
-use crate::conn::{Conn, ConnId, Side};
+use crate::conn::{Conn, Side};
 use crate::fib::Resolution;
 use crate::forward::nat;
 use crate::forward::tun::Tunnel;
@@ -108,9 +109,13 @@ pub(crate) fn receive<Io: WorkerIo, A: Ip>(
     let table = A::table(&mut pipeline.tables);
     match table.find(table.hash(&tuple), &tuple) {
         Some(_) if !checksum_is_right::<A>(packet, l4, job) => Verdict::Drop(DropReason::BadIcmp),
-        Some((id, side)) => relay(pipeline, snapshot, job, id, side, outer),
+        Some((id, side)) => {
+            let conn = table.get(id).clone();
+            relay(pipeline, snapshot, job, conn, side, outer)
+        }
         None => match pipeline.elsewhere(snapshot, &tuple, job.tried) {
             Some(owner) => Verdict::Steer(owner),
+            None if snapshot.settings.schedule_icmp => opening::receive(pipeline, snapshot, job, outer),
             None => Verdict::Punt,
         },
     }
@@ -134,7 +139,7 @@ fn relay<Io: WorkerIo, A: Ip>(
     pipeline: &mut Pipeline<Io>,
     snapshot: &Snapshot,
     job: &mut Job<Io::Packet, A>,
-    id: ConnId,
+    mut conn: Conn<A>,
     side: Side,
     quoted: Quote<A>,
 ) -> Verdict {
@@ -142,7 +147,7 @@ fn relay<Io: WorkerIo, A: Ip>(
         return Verdict::Drop(DropReason::TtlExceeded);
     }
     let hash = job.hash;
-    let conn = A::table(&mut pipeline.tables).get_mut(id);
+    let conn = &mut conn;
     let (way, outer, inner) = match side {
         // From the server's side about a packet to the server: for the client, about the packet it sent. As in IPVS the
         // error then comes from the virtual address (ip_vs_core.c, ip_vs_nat_icmp).
@@ -164,7 +169,6 @@ fn relay<Io: WorkerIo, A: Ip>(
         ),
     };
     let tunnel = Tunnel::of(conn, snapshot);
-    let conn = conn.clone();
     // No error is sent about an error; those of sane size always fit.
     if let Err((_, reason)) = fit(job, &snapshot.fib, way, Tunnel::overhead(&tunnel)) {
         return Verdict::Drop(reason);
@@ -186,7 +190,7 @@ fn relay<Io: WorkerIo, A: Ip>(
             }
         }
     }
-    count(pipeline, &conn, side, job.ip.len);
+    count(pipeline, conn, side, job.ip.len);
     send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
 }
 

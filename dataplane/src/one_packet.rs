@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::conn::Side;
+use crate::conn::{Conn, Side};
 use crate::forward::tun::Tunnel;
 use crate::ip::Ip;
 use crate::packet::WorkerIo;
@@ -24,9 +24,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         service: &Arc<Service>,
         job: &mut Job<Io::Packet, A>,
     ) -> Result<Verdict, DropReason> {
-        let (mut conn, template) = self.assign(snapshot, service, job)?;
-        template.inspect(|&template| self.shared.templates.release(template));
-        self.counters().load(conn.server).total.add(1);
+        let mut conn = self.assign_once(snapshot, service, job)?;
         let way = way_to_server(&mut conn, snapshot, job.hash);
         let tunnel = Tunnel::of(&mut conn, snapshot);
         if let Err((error, reason)) = fit(job, &snapshot.fib, way, Tunnel::overhead(&tunnel)) {
@@ -37,5 +35,18 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let ip_id = self.next_ip_id() as u16;
         readdress_inbound(job, &conn, tunnel, ip_id)?;
         Ok(send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for))
+    }
+
+    /// Chooses a server for a packet alone: the connection is never in the table.
+    pub(crate) fn assign_once<A: Ip>(
+        &mut self,
+        snapshot: &Snapshot,
+        service: &Arc<Service>,
+        job: &Job<Io::Packet, A>,
+    ) -> Result<Conn<A>, DropReason> {
+        let (conn, template) = self.assign(snapshot, service, job)?;
+        template.inspect(|&template| self.shared.templates.release(template));
+        self.counters().load(conn.server).total.add(1);
+        Ok(conn)
     }
 }

@@ -74,6 +74,8 @@ pub struct Settings {
     pub nat_icmp_send: bool,
     /// IPv4 packets too large for a tunnel go through it in fragments, even if they must not be fragmented.
     pub fragment_tunnels: bool,
+    /// ICMP errors about a service's replies to unknown clients open connections.
+    pub schedule_icmp: bool,
     /// Defences against floods of new connections.
     pub defences: Defences,
     /// Templates of servers of weight 0 are not used any more.
@@ -366,11 +368,18 @@ impl ServiceTable {
     /// The service that takes a packet of no connection (ip_vs_ctl.c, ip_vs_service_find): that of its mark, of its
     /// destination, of FTP on that address if it may be one of FTP's data connections, or of all ports.
     pub fn service_for<A: Address>(&self, tuple: &Tuple<A>, ingress: PortId) -> Option<&Arc<Service>> {
+        self.service_of_mark(tuple, ingress).or_else(|| self.service_at(tuple))
+    }
+
+    /// The service for the mark of a packet.
+    pub fn service_of_mark<A: Address>(&self, tuple: &Tuple<A>, ingress: PortId) -> Option<&Arc<Service>> {
+        let mark = self.marks.classify(tuple, ingress)?;
+        self.by_key.get(&ServiceKey::fwmark(mark, A::FAMILY))
+    }
+
+    /// [`service_for`](Self::service_for) a packet without a mark.
+    pub fn service_at<A: Address>(&self, tuple: &Tuple<A>) -> Option<&Arc<Service>> {
         let Tuple { dst, dport, protocol, .. } = *tuple;
-        let marked = self.marks.classify(tuple, ingress);
-        if let Some(service) = marked.and_then(|mark| self.by_key.get(&ServiceKey::fwmark(mark, A::FAMILY))) {
-            return Some(service);
-        }
         let service = self.find(protocol, dst, dport);
         if service.is_some() || !self.has_wide {
             return service;

@@ -131,6 +131,8 @@ settings! {
     nat_icmp_send = 0, 0 to 1;
     /// IPv4 packets that are too large for a tunnel and must not be fragmented: 1: their sender is told the size that fits; 0: they go through it in fragments
     pmtu_disc = 1, 0 to 1;
+    /// 1: an ICMP error about a reply of a virtual service to a client whose connection is not known opens a connection, and goes to its server; 0: it goes to the kernel
+    schedule_icmp = 0, 0 to 1;
     /// Uses the table of TCP states in which only the server makes a connection established. 0 never; 1 while entries are short, shown as 2 meanwhile; 3 always
     secure_tcp = 0, 0 to 3;
     /// 1: any SCTP packet but an ABORT opens a connection, not only an INIT
@@ -159,7 +161,6 @@ const FIXED: &[(&str, u32, &str)] = &[
 /// Settings of IPVS that belong to something not built yet.
 const NOT_YET: &[(&str, &str)] = &[
     ("ignore_tunneled", "schedule_icmp"),
-    ("schedule_icmp", "connections that an ICMP error opens"),
     ("sync_persist_mode", "connection synchronisation"),
     ("sync_ports", "connection synchronisation"),
     ("sync_qlen_max", "connection synchronisation"),

@@ -11,6 +11,7 @@ mod fragments;
 mod ftp;
 mod fullnat;
 mod icmp;
+mod icmp_opening;
 mod ipsec;
 mod lifecycle;
 mod neighbours;

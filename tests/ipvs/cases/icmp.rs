@@ -1,5 +1,7 @@
 //! ICMP errors about connections, in both directions and all modes.
 
+mod opening;
+
 use dpvs_e2e::wire::{Kind, Packet, icmp, icmp_error, ipip, raw, tcp, udp};
 
 use crate::case::{Case, both, case, ipv6_differs};
@@ -36,7 +38,7 @@ fn reply() -> Packet {
 
 /// The area's part of the table.
 pub fn cases() -> Vec<Case> {
-    let mut all = Vec::new();
+    let mut all = opening::cases();
     for (name, kind) in ERRORS {
         let known = |case: Case| match kind {
             Kind::ParameterProblem => case.differs(PARAMETER),
