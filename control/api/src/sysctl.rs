@@ -39,6 +39,14 @@ pub enum SysctlError {
         /// What it belongs to.
         feature: &'static str,
     },
+    /// IPVS has it, and nothing in dpvsd corresponds to it.
+    #[error("{name} is a setting of IPVS that means nothing to dpvsd ({reason}): leave it out")]
+    WithoutMeaning {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
     /// dpvsd always works as if it had this value.
     #[error("{name} cannot be {value}, only {fixed}: {reason}")]
     Fixed {
@@ -123,9 +131,9 @@ settings! {
     expire_nodest_conn = 0, 0 to 1;
     /// 1: clients of persistent services whose server has weight 0 get another one with their next connection
     expire_quiescent_template = 0, 0 to 1;
-    /// Seconds after which lblc forgets the server of a destination that has had no new connection
+    /// Seconds without a new connection after which lblc forgets the server of a destination, in passes half an hour apart
     lblc_expiration = 86400, 0 to 2147483647;
-    /// Seconds after which lblcr forgets the servers of a destination that has had no new connection, and after which the most loaded of them leaves if they stay the same
+    /// Seconds without a new connection after which lblcr forgets the servers of a destination, in passes half an hour apart; also those after which the most loaded of them leaves if they stay the same
     lblcr_expiration = 86400, 0 to 2147483647;
     /// 1: a packet of a NAT server that belongs to no connection is answered with port unreachable; 0: it goes to the kernel, which routes it
     nat_icmp_send = 0, 0 to 1;
@@ -154,13 +162,28 @@ const FIXED: &[(&str, u32, &str)] = &[
         "dpvsd forwards nothing to addresses that are no virtual service's; add the origin servers as real servers of a low weight",
     ),
     ("conntrack", 0, "dpvsd does not use Netfilter, so there is no other connection table to keep"),
+    (
+        "debug_level",
+        0,
+        "dpvsd writes no line for a packet; 'dpvs-ctl drops' and 'dpvs-ctl connections' tell what becomes of them",
+    ),
+    (
+        "ignore_tunneled",
+        1,
+        "tunnels that end at this host are its kernel's, and what was in them does not come back to dpvsd",
+    ),
     ("run_estimation", 1, "rates cost nothing on the packet path, so they are always kept"),
     ("snat_reroute", 1, "replies are always routed by the address of their client"),
 ];
 
+/// Settings of IPVS that have no value here, with the reason.
+const WITHOUT_MEANING: &[(&str, &str)] = &[
+    ("est_cpulist", "rates are computed by the control thread, beside the packet path"),
+    ("est_nice", "rates are computed by the control thread, whose priority is that of the process"),
+];
+
 /// Settings of IPVS that belong to something not built yet.
 const NOT_YET: &[(&str, &str)] = &[
-    ("ignore_tunneled", "schedule_icmp"),
     ("sync_persist_mode", "connection synchronisation"),
     ("sync_ports", "connection synchronisation"),
     ("sync_qlen_max", "connection synchronisation"),
@@ -180,16 +203,29 @@ impl Sysctls {
                 false => Err(SysctlError::Fixed { name, value, fixed, reason }),
             };
         }
-        if let Some(&(name, feature)) = NOT_YET.iter().find(|missing| missing.0 == name) {
-            return Err(SysctlError::NotYet { name, feature });
-        }
-        let unknown = || SysctlError::Unknown(name.to_owned());
-        let Setting { name, min, max, .. } = *Self::ALL.iter().find(|s| s.name == name).ok_or_else(unknown)?;
+        let setting = Self::ALL.iter().find(|setting| setting.name == name);
+        let Setting { name, min, max, .. } = *setting.ok_or_else(|| Self::refusal(name))?;
         if !(min..=max).contains(&value) {
             return Err(SysctlError::Range { name, value, min, max });
         }
-        *self.value_mut(name).ok_or_else(unknown)? = value;
+        *self.value_mut(name).ok_or_else(|| Self::refusal(name))? = value;
         Ok(())
+    }
+
+    /// Why there is no setting of this name, whatever the value; `None` if there is one.
+    pub fn is_refused(name: &str) -> Option<SysctlError> {
+        let has_values = FIXED.iter().any(|fixed| fixed.0 == name) || Self::ALL.iter().any(|s| s.name == name);
+        (!has_values).then(|| Self::refusal(name))
+    }
+
+    fn refusal(name: &str) -> SysctlError {
+        if let Some(&(name, feature)) = NOT_YET.iter().find(|missing| missing.0 == name) {
+            return SysctlError::NotYet { name, feature };
+        }
+        match WITHOUT_MEANING.iter().find(|other| other.0 == name) {
+            Some(&(name, reason)) => SysctlError::WithoutMeaning { name, reason },
+            None => SysctlError::Unknown(name.to_owned()),
+        }
     }
 
     /// Settings of IPVS that have one value here: name, value and reason.
@@ -254,6 +290,10 @@ impl<'de> de::DeserializeSeed<'de> for Value<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        // Its value need not be a number.
+        if let Some(error) = Sysctls::is_refused(self.name) {
+            return Err(de::Error::custom(error));
+        }
         let value = u32::deserialize(deserializer)?;
         self.sysctls.set(self.name, value).map_err(de::Error::custom)
     }
@@ -267,13 +307,30 @@ mod tests {
     fn the_table_is_sound() {
         let names: Vec<&str> = Sysctls::ALL.iter().map(|s| s.name).collect();
         assert!(names.is_sorted());
-        let others = FIXED.iter().map(|f| f.0).chain(NOT_YET.iter().map(|n| n.0));
+        let missing = NOT_YET.iter().chain(WITHOUT_MEANING).map(|missing| missing.0);
+        let others = FIXED.iter().map(|fixed| fixed.0).chain(missing);
         for other in others {
             assert!(!names.contains(&other), "{other} is in two tables");
         }
         for (setting, value) in Sysctls::default().iter() {
             assert!((setting.min..=setting.max).contains(&value), "{}", setting.name);
             assert!(!setting.meaning.is_empty());
+        }
+    }
+
+    /// Of Linux 6.1 (/proc/sys/net/ipv4/vs), and of later ones.
+    #[test]
+    fn every_setting_of_ipvs_is_known() {
+        let names = "am_droprate amemthresh backup_only cache_bypass conn_reuse_mode conntrack debug_level drop_entry \
+                     drop_packet expire_nodest_conn expire_quiescent_template ignore_tunneled lblc_expiration \
+                     lblcr_expiration nat_icmp_send pmtu_disc run_estimation schedule_icmp secure_tcp sloppy_sctp \
+                     sloppy_tcp snat_reroute sync_persist_mode sync_ports sync_qlen_max sync_refresh_period \
+                     sync_retries sync_sock_size sync_threshold sync_version est_cpulist est_nice";
+        for name in names.split(' ') {
+            let error = Sysctls::is_refused(name);
+            assert!(!matches!(error, Some(SysctlError::Unknown(_))), "{name}");
+            let has_value = Sysctls::default().get(name).is_some();
+            assert_eq!(has_value, error.is_none(), "{name}");
         }
     }
 
@@ -289,6 +346,12 @@ mod tests {
             ("conn_reuse", 1, "there is no setting 'conn_reuse': 'dpvs-ctl get' lists those that there are"),
             ("sync_version", 1, "sync_version is a setting of IPVS that dpvsd does not have yet (connection"),
             ("snat_reroute", 0, "snat_reroute cannot be 0, only 1: replies are always routed"),
+            (
+                "ignore_tunneled",
+                0,
+                "ignore_tunneled cannot be 0, only 1: tunnels that end at this host are its kernel's",
+            ),
+            ("est_nice", 0, "est_nice is a setting of IPVS that means nothing to dpvsd (rates are computed by"),
         ] {
             let error = sysctls.set(name, value).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
@@ -303,8 +366,16 @@ mod tests {
         assert!(text.contains("\"sloppy_tcp\":1"), "{text}");
         assert_eq!(serde_json::from_str::<Sysctls>(&text).unwrap(), sysctls);
         assert_eq!(serde_json::from_str::<Sysctls>("{\"sloppy_tcp\":1}").unwrap(), sysctls);
-        let error = serde_json::from_str::<Sysctls>("{\"sloppy_tcp\":2}").unwrap_err().to_string();
-        assert!(error.starts_with("2 is out of range for sloppy_tcp: give 0 to 1"), "{error}");
+        for (text, message) in [
+            ("{\"sloppy_tcp\":2}", "2 is out of range for sloppy_tcp: give 0 to 1"),
+            (
+                "{\"sync_threshold\":\"3 50\"}",
+                "sync_threshold is a setting of IPVS that dpvsd does not have yet (connection",
+            ),
+        ] {
+            let error = serde_json::from_str::<Sysctls>(text).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
         assert_eq!(Sysctls::default().difference(&sysctls), BTreeMap::from([("sloppy_tcp".to_owned(), 1)]));
     }
 }

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use dpvs_api::{
     ClientAddress, Engine, ForwardMode, LocalPorts, Netmask, Network, PortRange, Protocol, Scheduler, SchedulerFlag,
-    ServiceId, SorryServer, TunnelChecksum, TunnelType,
+    ServiceId, SorryServer, Sysctls, TunnelChecksum, TunnelType,
 };
 
 use crate::filter::Endpoint;
@@ -507,8 +507,12 @@ fn setting(text: &str) -> Result<String, String> {
 /// The values that `dpvs-ctl set` is given, by name.
 pub(crate) fn assignments(words: &[String]) -> Result<BTreeMap<String, u32>, String> {
     let pair = |name: &str, value: &str| {
-        let number = value.parse().map_err(|_| format!("'{value}' is no value for {name}: give a number from 0 up"))?;
-        Ok((setting(name)?, number))
+        let setting = setting(name)?;
+        let number = value.parse().map_err(|_| match Sysctls::is_refused(&setting) {
+            Some(error) => error.to_string(),
+            None => format!("'{value}' is no value for {name}: give a number from 0 up"),
+        })?;
+        Ok((setting, number))
     };
     if let [name, value] = words
         && !name.contains('=')
@@ -551,6 +555,7 @@ mod tests {
             ("sloppy_tcp", "'sloppy_tcp' has no value: write NAME VALUE"),
             ("sloppy_tcp on", "'on' is no value for sloppy_tcp: give a number"),
             ("sloppy_tcp -1", "'-1' is no value"),
+            ("est_cpulist=0-3", "est_cpulist is a setting of IPVS that means nothing to dpvsd"),
             ("a 1 b 2", "'a' has no value"),
         ] {
             let error = assignments(&words(line)).unwrap_err();
