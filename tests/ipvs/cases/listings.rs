@@ -4,6 +4,55 @@ use dpvs_e2e::wire::{tcp, udp};
 
 use crate::case::{Case, Listing, both, case};
 
+/// A table with every scheduler and option. As both directors save the same text, and each restores it to what it was, the
+/// rules of either can be restored into the other.
+fn whole() -> Case {
+    let mut rules = String::new();
+    for (port, scheduler) in
+        (101..).zip(["rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq"])
+    {
+        rules += &format!("-A -t {{V1}}:{port} -s {scheduler}\n-a -t {{V1}}:{port} -r {{S1}}:8080 -m -w {port}\n");
+    }
+    rules += "-A -t {V2}:1 -s sh -b sh-port\n-A -t {V2}:2 -s sh -b sh-fallback\n\
+              -A -t {V2}:3 -s sh -b sh-port,sh-fallback\n-A -t {V2}:4 -s mh -b mh-port\n\
+              -A -t {V2}:5 -s mh -b mh-port,mh-fallback\n-A -t {V2}:6 -s rr -b flag-1,flag-3\n\
+              -A -u {V3}:53 -s rr -o\n-a -u {V3}:53 -r {S1}:53 -m\n\
+              -A -u {V3}:5060 -s rr -p 60 --pe sip\n-a -u {V3}:5060 -r {S1}:5060 -m\n\
+              -A -u {V3}:5061 -s rr -p 60 --pe sip -o\n-a -u {V3}:5061 -r {S1}:5061 -m\n\
+              -A -t {V3}:443 -s wlc -p\n-a -t {V3}:443 -r {S1}:443 -g -w 0\n\
+              -A -t {V3}:444 -s wlc -p 7200 -M {255.255.255.0|64}\n-a -t {V3}:444 -r {S1}:444 -i\n\
+              -A -t {V3}:21 -s wlc -p 1 -M {255.255.0.0|1}\n-A -t {V3}:0 -s wlc -p 86400\n-a -t {V3}:0 -r {S1}:0 -m\n\
+              -A -f {M1} {-6} -s lc\n-a -f {M1} {-6} -r {S1}:0 -g -w 65535\n\
+              -A -f {M2} {-6} -s lc -p 30 -M {255.0.0.0|32} -o\n-a -f {M2} {-6} -r {S1}:8080 -m\n\
+              -A --sctp-service {V4}:9899 -s wrr -p 10\n-a --sctp-service {V4}:9899 -r {S1}:9899 -m -w 3\n\
+              -A -t {V5}:80 -s rr\n-a -t {V5}:80 -r {S1}:80 -m -w 2 -x 100\n-a -t {V5}:80 -r {S2}:80 -g -x 100 -y 50\n";
+    let tunnels = [
+        "",
+        " --tun-type gue --tun-port 6080",
+        " --tun-type gue --tun-port 6081 --tun-nocsum",
+        " --tun-type gue --tun-port 6082 --tun-csum",
+        " --tun-type gue --tun-port 6083 --tun-remcsum",
+        " --tun-type gre",
+        " --tun-type gre --tun-csum",
+    ];
+    for (n, tunnel) in (3..).zip(tunnels) {
+        rules +=
+            &format!("-a -t {{V5}}:80 -r {{S{n}}}:80 -i{tunnel} -w {n}\n-a -t {{V5}}:80 -r {{X{n}}}:80 -i{tunnel}\n");
+    }
+    case("a whole table is saved and restored", &rules)
+        .list(Listing::Rules)
+        .list(Listing::Thresholds)
+        .shell(
+            "ipvsadm -Sn >/tmp/rules; ipvsadm -C; ipvsadm -Ln | wc -l; ipvsadm -R </tmp/rules; echo $?; \
+             ipvsadm -Sn | diff /tmp/rules -; rm /tmp/rules; ipvsadm -Ln --tun-info -t {V5}:80; ipvsadm -Z; echo $?; \
+             ipvsadm -Ln --persistent-conn -t {V3}:443; ipvsadm -Ln --thresholds -t {V5}:80 --sort; \
+             ipvsadm -Ln --rate --exact --sctp-service {V4}:9899 --nosort; ipvsadm -Ln -f {M2} {-6}; ipvsadm -Ln --daemon; echo $?",
+        )
+        .list(Listing::Rules)
+        .list(Listing::Services)
+        .alone()
+}
+
 /// The area's part of the table.
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -113,6 +162,7 @@ pub fn cases() -> Vec<Case> {
         .list(Listing::Services)
         .alone(),
     );
+    all.extend(both(whole()));
     all.push(
         case(
             "timeouts",
