@@ -9,6 +9,8 @@ use crate::conn::{TICKS_PER_SECOND, Tick};
 pub struct Clock {
     start: Instant,
     checked_at: u64,
+    /// The cycle counter as [`now`](Self::now) read it last.
+    cycles: u64,
     now: Tick,
 }
 
@@ -18,13 +20,21 @@ impl Clock {
 
     /// A clock for which `start` is tick 1.
     pub fn since(start: Instant) -> Self {
-        Self { start, checked_at: hw::cycles(), now: Tick(1) }
+        let cycles = hw::cycles();
+        Self { start, checked_at: cycles, cycles, now: Tick(1) }
+    }
+
+    /// The processor's cycle counter when [`now`](Self::now) was called last; 0 where there is none.
+    #[inline]
+    pub fn cycles(&self) -> u64 {
+        self.cycles
     }
 
     /// The current tick.
     #[inline]
     pub fn now(&mut self) -> Tick {
         let cycles = hw::cycles();
+        self.cycles = cycles;
         // Where there is no cycle counter it reads 0, and the system's clock is asked every time.
         if cycles == 0 || cycles.wrapping_sub(self.checked_at) > Self::RECHECK_CYCLES {
             self.checked_at = cycles;

@@ -26,6 +26,12 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
     }
 
+    /// Sets the value; the same rule holds.
+    #[inline(always)]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// Sets the value; the same rule holds. Who then reads it with [`get_acquire`](Self::get_acquire) sees all that
     /// the writer counted before.
     pub fn set_release(&self, value: u64) {
@@ -139,16 +145,28 @@ pub struct WorkerCounters {
     pub fragmented: Counter,
     /// The fragments that were made.
     pub fragments_made: Counter,
+    /// Fragments that wait for others at the moment.
+    pub fragments_held: Counter,
     /// Turns of the poll loop.
     pub polls: Counter,
     /// Turns that found at least one packet.
     pub busy_polls: Counter,
+    /// Packets that turns found: received, passed by other workers, sent by the kernel.
+    pub packets: Counter,
+    /// Bursts that they came in.
+    pub bursts: Counter,
+    /// Processor cycles of all turns, and of the rest between them.
+    pub cycles: Counter,
+    /// Processor cycles of the turns that found packets.
+    pub busy_cycles: Counter,
     /// Connections that `drop_entry` ended.
     pub reaped: Counter,
     /// The [defences](crate::defence) that act at the moment, a bit each.
     pub defences: Counter,
     /// Entries now in the connection tables.
     pub table_entries: Counter,
+    /// Of these, those of IPv6.
+    pub table_entries_v6: Counter,
     /// Generation of the snapshot in use; tells the control thread that a change has arrived.
     pub snapshot_generation: Counter,
     servers: Box<[ServerCounters]>,
@@ -176,11 +194,17 @@ impl WorkerCounters {
             fragments: Counter::default(),
             fragmented: Counter::default(),
             fragments_made: Counter::default(),
+            fragments_held: Counter::default(),
             polls: Counter::default(),
             busy_polls: Counter::default(),
+            packets: Counter::default(),
+            bursts: Counter::default(),
+            cycles: Counter::default(),
+            busy_cycles: Counter::default(),
             reaped: Counter::default(),
             defences: Counter::default(),
             table_entries: Counter::default(),
+            table_entries_v6: Counter::default(),
             snapshot_generation: Counter::default(),
             servers: filled(max_servers),
             loads: filled(max_servers),

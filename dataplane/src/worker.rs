@@ -66,6 +66,8 @@ pub struct Worker<Io: WorkerIo> {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     generation: u64,
     clock: Clock,
+    /// The cycle counter when the turn before began, and whether that found packets.
+    lap: (u64, bool),
     idle: Idle,
     idle_turns: u32,
     burst: Burst<Io::Packet>,
@@ -78,6 +80,20 @@ struct Listing {
     records: Vec<ConnRecord>,
     /// Entries that may yet be visited for this request.
     slots: usize,
+}
+
+/// What a turn found.
+#[derive(Default)]
+struct Found {
+    packets: usize,
+    bursts: u64,
+}
+
+impl Found {
+    fn burst(&mut self, packets: usize) {
+        self.packets += packets;
+        self.bursts += u64::from(packets > 0);
+    }
 }
 
 /// Builds the workers, one for each element of `io`, and connects them. Allocates all that they will ever need.
@@ -104,11 +120,13 @@ impl<Io: WorkerIo> Worker<Io> {
     ) -> Self {
         let seed = [config.seed[0] ^ u64::from(id.0), config.seed[1]];
         let shared = Arc::clone(shared);
+        let clock = Clock::since(start);
         Self {
             snapshot: Cache::new(Arc::clone(&shared.snapshot)),
             generation: 0,
             pipeline: Pipeline::new(id, shared, io, links, ownership.clone(), config.connections, seed),
-            clock: Clock::since(start),
+            lap: (clock.cycles(), false),
+            clock,
             idle: config.idle,
             idle_turns: 0,
             burst: Burst::new(),
@@ -157,7 +175,22 @@ impl<Io: WorkerIo> Worker<Io> {
     /// One turn of the loop; returns how many packets it found.
     pub fn turn(&mut self) -> usize {
         let now = self.clock.now();
-        self.turn_at(now)
+        self.count_cycles();
+        let packets = self.turn_at(now);
+        self.lap.1 = packets > 0;
+        packets
+    }
+
+    /// Counts the cycles from the beginning of the turn before to that of this one.
+    fn count_cycles(&mut self) {
+        let (before, was_busy) = self.lap;
+        self.lap.0 = self.clock.cycles();
+        let spent = self.lap.0.wrapping_sub(before);
+        let counters = self.pipeline.counters();
+        counters.cycles.add(spent);
+        if was_busy {
+            counters.busy_cycles.add(spent);
+        }
     }
 
     /// A turn at a time that the caller says; it never goes back, and begins at tick 1.
@@ -174,25 +207,27 @@ impl<Io: WorkerIo> Worker<Io> {
         pipeline.tend(snapshot, has_changed);
         // Before what is received now: packets of one connection keep their order when its next hop becomes known.
         pipeline.retry_waiting(&snapshot.fib);
-        let mut packets = 0;
+        let mut found = Found::default();
         for port in 0..pipeline.shared.limits.ports {
-            packets += receive(pipeline, snapshot, PortId(port as u16), &mut self.burst);
+            found.burst(receive(pipeline, snapshot, PortId(port as u16), &mut self.burst));
         }
-        packets += take_steered(pipeline, snapshot, &mut self.burst);
+        take_steered(pipeline, snapshot, &mut self.burst, &mut found);
         if pipeline.id == WorkerId(0) {
-            packets += inject(pipeline);
+            found.burst(inject(pipeline));
         }
         expire(pipeline);
         pipeline.expire_fragments(snapshot);
-        obey(pipeline, &mut self.listing, packets);
+        obey(pipeline, &mut self.listing, found.packets);
         pipeline.flush();
 
         let counters = pipeline.counters();
         counters.polls.add(1);
-        if packets > 0 {
+        if found.packets > 0 {
             counters.busy_polls.add(1);
+            counters.packets.add(found.packets as u64);
+            counters.bursts.add(found.bursts);
         }
-        packets
+        found.packets
     }
 
     /// Nothing to do: lets others have the core.
@@ -227,10 +262,11 @@ fn take_steered<Io: WorkerIo>(
     pipeline: &mut Pipeline<Io>,
     snapshot: &Snapshot,
     burst: &mut Burst<Io::Packet>,
-) -> usize {
-    let mut packets = 0;
+    found: &mut Found,
+) {
     for from in 0..pipeline.links.incoming.len() {
         let mut origin = None;
+        let mut packets = 0;
         for _ in 0..BURST {
             let Ok(Steered { packet, ingress, tried }) = pipeline.links.incoming[from].pop() else { break };
             packets += 1;
@@ -248,8 +284,8 @@ fn take_steered<Io: WorkerIo>(
         if let Some((ingress, tried)) = origin {
             pipeline.process(snapshot, ingress, tried, burst);
         }
+        found.burst(packets);
     }
-    packets
 }
 
 /// Sends frames of the kernel.
@@ -279,8 +315,10 @@ fn expire<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) {
     });
     pipeline.release_announced();
     let counters = pipeline.counters();
-    let entries = (pipeline.tables.v4.len() + pipeline.tables.v6.len()) as u64;
-    counters.table_entries.add(entries.wrapping_sub(counters.table_entries.get()));
+    let (v4, v6) = (pipeline.tables.v4.len() as u64, pipeline.tables.v6.len() as u64);
+    counters.table_entries.set(v4 + v6);
+    counters.table_entries_v6.set(v6);
+    counters.fragments_held.set(pipeline.held_fragments() as u64);
 }
 
 /// Answers the control thread's requests, little by little: packets do not wait for a listing.
