@@ -370,7 +370,7 @@ impl Core {
             Request::Drops(reply) => drop(reply.send(stats::drops(&self.parts.shared))),
             Request::Workers(reply) => {
                 let facts = &self.parts.facts;
-                drop(reply.send(stats::workers(&self.parts.shared, &facts.cores, facts.worker_capacity)));
+                drop(reply.send(self.stats.workers(&facts.cores, facts.worker_capacity)));
             }
             Request::Ports(reply) => drop(reply.send(self.ports())),
             Request::Status(reply) => drop(reply.send(self.status())),

@@ -117,6 +117,27 @@ pub struct WorkerStats {
     pub polls: u64,
     /// Turns that found packets.
     pub busy_polls: u64,
+    /// Packets that turns found: received, passed by other workers, sent by the kernel.
+    #[serde(default)]
+    pub packets: u64,
+    /// Bursts that they came in.
+    #[serde(default)]
+    pub bursts: u64,
+    /// Packets per second; like the next three, of the last seconds.
+    #[serde(default)]
+    pub pps: u64,
+    /// Share of its time, 0 to 1, that it spent on turns that found packets.
+    #[serde(default)]
+    pub busy_ratio: f64,
+    /// Processor cycles (of the time stamp counter) of those turns, for each packet.
+    #[serde(default)]
+    pub cycles_per_packet: f64,
+    /// Packets in a burst, on average.
+    #[serde(default)]
+    pub packets_per_burst: f64,
+    /// Configurations published since the one it uses; 0 but for an instant.
+    #[serde(default)]
+    pub snapshots_behind: u64,
     /// Connections in its tables.
     pub connections: u64,
     /// Connections its tables can hold, per address family.

@@ -303,8 +303,10 @@ pub(crate) fn workers(workers: &[WorkerStats]) -> String {
     let mut table = Table::new([
         Number("WORKER"),
         Number("CORE"),
-        Number("POLLS"),
         Number("BUSY"),
+        Number("PKT/S"),
+        Number("PKT/BURST"),
+        Number("CYCLES/PKT"),
         Number("CONNECTIONS"),
         Number("CAPACITY"),
         Number("STEERED"),
@@ -312,14 +314,17 @@ pub(crate) fn workers(workers: &[WorkerStats]) -> String {
         Number("ICMP SENT"),
         Number("REAPED"),
         Number("REASSEMBLED"),
+        Number("BEHIND"),
         Number("DROPS"),
     ]);
     for worker in workers {
         table.row([
             worker.worker.to_string(),
             worker.core.to_string(),
-            count(worker.polls),
-            percent(worker.busy_polls, worker.polls),
+            format!("{:.1}%", worker.busy_ratio * 100.0),
+            count(worker.pps),
+            format!("{:.1}", worker.packets_per_burst),
+            format!("{:.0}", worker.cycles_per_packet),
             worker.connections.to_string(),
             worker.capacity.to_string(),
             count(worker.steered),
@@ -327,6 +332,7 @@ pub(crate) fn workers(workers: &[WorkerStats]) -> String {
             count(worker.icmp_sent),
             count(worker.reaped),
             count(worker.reassembled),
+            worker.snapshots_behind.to_string(),
             count(worker.drops.values().sum()),
         ]);
     }

@@ -165,6 +165,13 @@ fn counters() {
         core: 2,
         polls: 1000,
         busy_polls: 250,
+        packets: 5000,
+        bursts: 300,
+        pps: 1234,
+        busy_ratio: 0.256,
+        cycles_per_packet: 81.5,
+        packets_per_burst: 16.67,
+        snapshots_behind: 8,
         connections: 9,
         capacity: 100,
         steered: 1,
@@ -176,7 +183,7 @@ fn counters() {
     };
     let text = workers(&[worker]);
     let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(row, ["0", "2", "1.00k", "25.0%", "9", "100", "1", "2", "3", "6", "7", "9"]);
+    assert_eq!(row, ["0", "2", "25.6%", "1.23k", "16.7", "82", "9", "100", "1", "2", "3", "6", "7", "8", "9"]);
     let port = PortStats {
         name: "lan".into(),
         device: "net_tap0".into(),

@@ -222,8 +222,9 @@ fn a_late_sample_counts_for_its_whole_time() {
 
 #[test]
 fn the_other_counters_are_summed_over_workers() {
-    let bench = Bench::new();
-    let [first, second] = [&bench.shared.workers[0].counters, &bench.shared.workers[1].counters];
+    let mut bench = Bench::new();
+    let shared = Arc::clone(&bench.shared);
+    let [first, second] = [&shared.workers[0].counters, &shared.workers[1].counters];
     first.drops[DropReason::NoRoute as usize].add(3);
     second.drops[DropReason::NoRoute as usize].add(4);
     let drops = drops(&bench.shared);
@@ -245,7 +246,18 @@ fn the_other_counters_are_summed_over_workers() {
     assert_eq!(port_traffic(&bench.shared, PortId(0)), PortTraffic::default());
     assert_eq!(table_entries(&bench.shared), 21);
 
-    let workers = workers(&bench.shared, &[4, 5], 99);
+    // Ten packets in two bursts, in a quarter of the time.
+    second.packets.add(10);
+    second.bursts.add(2);
+    second.cycles.add(4000);
+    second.busy_cycles.add(1000);
+    bench.sample(2);
+    let workers = bench.stats.workers(&[4, 5], 99);
     assert_eq!((workers[1].worker, workers[1].core, workers[1].connections, workers[1].capacity), (1, 5, 20, 99));
     assert_eq!(workers[1].drops, BTreeMap::from([("no_route".to_owned(), 4)]));
+    let WorkerStats { pps, busy_ratio, cycles_per_packet, packets_per_burst, .. } = workers[1];
+    // Five a second, of which the first sample shows a quarter.
+    assert_eq!((pps, busy_ratio, cycles_per_packet, packets_per_burst), (1, 0.25, 100.0, 5.0));
+    let WorkerStats { busy_ratio, cycles_per_packet, packets_per_burst, .. } = workers[0];
+    assert_eq!((busy_ratio, cycles_per_packet, packets_per_burst), (0.0, 0.0, 0.0));
 }
