@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::fib::Fib;
 use dataplane::shared::{Publisher, Shared};
@@ -23,6 +23,7 @@ use crate::connections::ConnectionReader;
 use crate::events::Events;
 use crate::kernel::Kernel;
 use crate::local::LocalAddresses;
+use crate::metrics::{ControlMetrics, Publications, Scene};
 use crate::registry::{Draft, Entry, Member, Registry};
 use crate::settings;
 use crate::stats::{self, SAMPLE_INTERVAL, Stats};
@@ -48,6 +49,7 @@ pub(crate) enum Request {
     Workers(oneshot::Sender<Vec<WorkerStats>>),
     Ports(oneshot::Sender<Vec<PortStats>>),
     Status(oneshot::Sender<Status>),
+    Scene(oneshot::Sender<Scene>),
 }
 
 /// Where others talk to the core. Every method fails with [`ErrorKind::Unavailable`] once the daemon stops.
@@ -55,6 +57,7 @@ pub(crate) enum Request {
 pub struct CoreHandle {
     requests: mpsc::Sender<Request>,
     events: Events,
+    metrics: Arc<ControlMetrics>,
 }
 
 /// Operations with who asks for them.
@@ -87,7 +90,13 @@ impl CoreHandle {
     /// A handle and the queue that the core serves.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Request>) {
         let (requests, queue) = mpsc::channel(QUEUE);
-        (Self { requests, events: Events::default() }, queue)
+        let metrics = Arc::new(ControlMetrics::new(SystemTime::now()));
+        (Self { requests, events: Events::default(), metrics }, queue)
+    }
+
+    /// What the control thread observes of itself.
+    pub fn metrics(&self) -> &ControlMetrics {
+        &self.metrics
     }
 
     /// What happens in the daemon.
@@ -167,15 +176,23 @@ impl CoreHandle {
         self.ask(Request::Status).await
     }
 
+    /// What metrics are made of.
+    pub async fn scene(&self) -> Result<Scene, ApiError> {
+        self.ask(Request::Scene).await
+    }
+
     /// From now on, new connections are refused; those that exist go on.
     pub async fn drain(&self) -> Result<(), ApiError> {
         self.ask(Request::Drain).await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ApiError> {
+        let asked = Instant::now();
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
+        let answer = answer.await.map_err(|_| stopped())?;
+        self.metrics.answered(asked.elapsed());
+        Ok(answer)
     }
 }
 
@@ -222,7 +239,7 @@ pub struct Parts {
     /// The forwarding table as the kernel's side compiles it.
     pub fib: watch::Receiver<Arc<Fib>>,
     /// The ports' devices.
-    pub devices: Devices,
+    pub devices: Arc<Devices>,
     /// Virtual ports of FTP, at most [`MAX_FTP_PORTS`].
     pub ftp_ports: Vec<u16>,
     /// The rest.
@@ -231,10 +248,25 @@ pub struct Parts {
 
 /// What the core asks of the ports' devices; functions, so that it can be tested without any.
 pub struct Devices {
-    /// Packets that the device dropped for want of descriptors or buffers.
-    pub missed: Box<dyn Fn(PortId) -> u64 + Send>,
+    /// What the device counted.
+    pub counters: Box<dyn Fn(PortId) -> DeviceCounters + Send + Sync>,
     /// Whether the device has a link.
-    pub is_link_up: Box<dyn Fn(PortId) -> bool + Send>,
+    pub is_link_up: Box<dyn Fn(PortId) -> bool + Send + Sync>,
+    /// Packet buffers that are free, and all.
+    pub buffers: Box<dyn Fn() -> (u32, u32) + Send + Sync>,
+}
+
+/// What a device counts that workers do not see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCounters {
+    /// Packets dropped because the receive queues were full.
+    pub missed: u64,
+    /// Packets dropped for want of buffers.
+    pub no_buffer: u64,
+    /// Damaged packets received.
+    pub rx_errors: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
 }
 
 /// The owner of the configuration and the statistics.
@@ -244,6 +276,8 @@ pub struct Core {
     registry: Registry,
     stats: Stats,
     publisher: Publisher,
+    publications: Publications,
+    metrics: Arc<ControlMetrics>,
     connections: Arc<Mutex<ConnectionReader>>,
     local_addresses: LocalAddresses,
     draining: bool,
@@ -270,6 +304,8 @@ impl Core {
             publisher: Publisher::new(Arc::clone(&shared)),
             watch: Watch::new(&shared, now),
             events: handle.events.clone(),
+            publications: Publications::default(),
+            metrics: Arc::clone(&handle.metrics),
             connections: Arc::new(Mutex::new(ConnectionReader::new(shared))),
             local_addresses: LocalAddresses::default(),
             links: vec![true; parts.facts.ports.len()],
@@ -300,7 +336,10 @@ impl Core {
                         follow = false;
                     }
                 },
-                _ = ticks.tick() => self.tick(Instant::now()).await,
+                due = ticks.tick() => {
+                    self.metrics.ticked(due.elapsed());
+                    self.tick(Instant::now()).await;
+                }
                 _ = link_checks.tick() => self.follow_links().await,
             }
         }
@@ -374,6 +413,7 @@ impl Core {
             }
             Request::Ports(reply) => drop(reply.send(self.ports())),
             Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Scene(reply) => drop(reply.send(self.scene())),
             Request::Drain(reply) => {
                 self.draining = true;
                 self.events.publish(EventKind::Draining);
@@ -450,6 +490,22 @@ impl Core {
                 ..settings::compile(self.registry.timeouts(), self.registry.sysctls(), self.draining)
             },
         });
+        self.publications.note(self.publisher.current().generation, SystemTime::now());
+    }
+
+    fn scene(&self) -> Scene {
+        let fib = &self.publisher.current().fib;
+        Scene {
+            shared: Arc::clone(&self.parts.shared),
+            services: self.registry.table(),
+            books: self.stats.books(),
+            devices: Arc::clone(&self.parts.devices),
+            facts: self.parts.facts.clone(),
+            control: Arc::clone(&self.metrics),
+            publications: self.publications.clone(),
+            draining: self.draining,
+            routes: (fib.route_count() as u64, fib.neighbour_count() as u64),
+        }
     }
 
     fn service(&self, id: ServiceId, entry: &Entry) -> ServiceStatus {
@@ -486,6 +542,7 @@ impl Core {
         let port = |(index, facts): (usize, &PortFacts)| {
             let id = PortId(index as u16);
             let traffic = stats::port_traffic(&self.parts.shared, id);
+            let device = (self.parts.devices.counters)(id);
             let mac: Vec<String> = facts.mac.iter().map(|byte| format!("{byte:02x}")).collect();
             PortStats {
                 name: facts.name.clone(),
@@ -497,7 +554,7 @@ impl Core {
                 rx_bytes: traffic.rx_bytes,
                 tx_packets: traffic.tx_packets,
                 tx_bytes: traffic.tx_bytes,
-                rx_missed: (self.parts.devices.missed)(id),
+                rx_missed: device.missed + device.no_buffer,
             }
         };
         self.parts.facts.ports.iter().enumerate().map(port).collect()

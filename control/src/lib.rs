@@ -7,6 +7,7 @@
 //! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it; on a thread of its own.
 //! * [`events`]: what happened lately; `trouble` finds what workers do not tell.
 //! * [`server`]: the API on a Unix socket.
+//! * [`metrics`]: the metrics for Prometheus.
 //! * [`daemon`]: start, life and end of the process.
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod events;
 mod health;
 pub mod kernel;
 mod local;
+pub mod metrics;
 pub mod registry;
 pub mod server;
 mod settings;

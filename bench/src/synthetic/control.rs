@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use control::core::{Core, CoreHandle, Devices, Facts, Parts};
+use control::core::{Core, CoreHandle, DeviceCounters, Devices, Facts, Parts};
 use core_affinity::CoreId;
 use dpvs_api::{ForwardMode, LocalPorts, Operation, Protocol, Scheduler, Server, Service, ServiceId, ServiceSettings};
 use tokio::sync::watch;
@@ -69,7 +69,11 @@ impl<T: Send + 'static> Control<T> {
             ports: Vec::new(),
             started: Instant::now(),
         };
-        let devices = Devices { missed: Box::new(|_| 0), is_link_up: Box::new(|_| true) };
+        let devices = Arc::new(Devices {
+            counters: Box::new(|_| DeviceCounters::default()),
+            is_link_up: Box::new(|_| true),
+            buffers: Box::new(|| (0, 0)),
+        });
         let parts =
             Parts { shared: Arc::clone(&director.shared), kernel: None, fib, devices, ftp_ports: Vec::new(), facts };
         let its_switch = Arc::clone(&switch);

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::{Config, ConfigError};
 
 /// The sections, for the error about an unknown one.
-const SECTIONS: &str = "daemon, eal, workers, limits, timeouts, sysctl, helpers, ports, marks, services";
+const SECTIONS: &str = "daemon, eal, workers, limits, timeouts, sysctl, helpers, metrics, ports, marks, services";
 
 /// A configuration file that is being read.
 pub(super) struct Document<'a> {
@@ -43,6 +43,7 @@ impl<'a> Document<'a> {
                 "timeouts" => self.section(name, value, &mut config.timeouts, &mut errors),
                 "sysctl" => self.section(name, value, &mut config.sysctl, &mut errors),
                 "helpers" => self.section(name, value, &mut config.helpers, &mut errors),
+                "metrics" => self.section(name, value, &mut config.metrics, &mut errors),
                 "ports" => self.list(name, value, &mut config.ports, &mut errors),
                 "marks" => self.list(name, value, &mut config.marks, &mut errors),
                 "services" => self.list(name, value, &mut config.services, &mut errors),

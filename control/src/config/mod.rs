@@ -12,11 +12,13 @@ mod values;
 mod tests;
 
 use std::fmt::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use dpvs_api::{MarkRule, Service, Sysctls, Timeouts};
 use serde::Deserialize;
 
+use crate::metrics::Shown;
 pub use values::{MacAddress, Prefix};
 
 /// What is wrong with the configuration file, and where.
@@ -90,6 +92,8 @@ pub struct Config {
     pub sysctl: Sysctls,
     /// Helpers for protocols that open further connections.
     pub helpers: Helpers,
+    /// Metrics for Prometheus.
+    pub metrics: Metrics,
     /// Ports, at least one.
     pub ports: Vec<Port>,
     /// Rules that give packets firewall marks, in order.
@@ -237,6 +241,18 @@ impl Default for Helpers {
     fn default() -> Self {
         Self { ftp_ports: vec![21] }
     }
+}
+
+/// Metrics for Prometheus. They are always at `/metrics` of the API's socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Address and TCP port where they are served as well, by plain HTTP and to everybody. Default: none.
+    pub listen: Option<SocketAddr>,
+    /// Services that have metrics of their own: `all`, `none` or the largest number. Default 10000.
+    pub services: Shown,
+    /// Servers, of all services together, likewise. Default 10000.
+    pub servers: Shown,
 }
 
 /// A DPDK port.

@@ -43,7 +43,11 @@ async fn with_core<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
         }],
         started: Instant::now(),
     };
-    let devices = Devices { missed: Box::new(|_| 77), is_link_up: Box::new(|_| true) };
+    let devices = Arc::new(Devices {
+        counters: Box::new(|_| DeviceCounters { missed: 70, no_buffer: 7, ..DeviceCounters::default() }),
+        is_link_up: Box::new(|_| true),
+        buffers: Box::new(|| (1, 2)),
+    });
     let (mut core, handle) =
         Core::new(Parts { shared: Arc::clone(&shared), kernel: None, fib, devices, ftp_ports: vec![21], facts });
     // The core ends when the bench has dropped its handle.

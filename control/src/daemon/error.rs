@@ -1,5 +1,7 @@
 //! Why the daemon does not start, with the key of the configuration that is to blame.
 
+use std::net::SocketAddr;
+
 use dataplane::io::dpdk::StartError;
 use dpvs_api::ApiError;
 
@@ -26,6 +28,14 @@ pub enum DaemonError {
     /// The kernel's side does not start.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The metrics' address cannot be had.
+    #[error("cannot listen at {listen}: {source}: give an address of this host and a port that is free, or remove it")]
+    Metrics {
+        /// What the configuration says.
+        listen: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A service of the file cannot be applied.
     #[error("{0}")]
     Services(ApiError),
@@ -51,6 +61,7 @@ impl DaemonError {
             Self::Socket(_) => Some("daemon.socket".to_owned()),
             Self::Dpdk(error) => key_of_start(error, config),
             Self::Kernel(error) => key_of_kernel(error, config),
+            Self::Metrics { .. } => Some("metrics.listen".to_owned()),
             Self::Services(error) => Some(error.path.as_deref().and_then(within_file).unwrap_or("services".to_owned())),
             Self::Config(_) | Self::Core(CoreError::Unknown) | Self::System { .. } | Self::Worker(_) => None,
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::io::dpdk::{Dpdk, DpdkIo, EalOptions, Hugepages, PortOptions, StartError};
 use dataplane::reassembly::MAX_HELD;
@@ -11,6 +11,7 @@ use dataplane::steer::Rss;
 use dataplane::worker::{self, Worker, WorkerConfig};
 use dataplane::{PortId, WorkerId};
 use dpvs_api::{ApiError, Author, Connection, EventKind, Operation, Service, Sysctls};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -21,8 +22,9 @@ use super::memory;
 use super::notify::notify;
 use super::workers::Threads;
 use crate::config::{self, Config, ConfigErrors, reload};
-use crate::core::{Batch, Core, CoreHandle, Devices, Facts, Parts, PortFacts};
+use crate::core::{Batch, Core, CoreHandle, DeviceCounters, Devices, Facts, Parts, PortFacts};
 use crate::kernel::{Kernel, PortKernel};
+use crate::metrics::Extent;
 use crate::server::{self, Socket};
 
 /// Frames that can be under way between workers and kernel, in each direction.
@@ -88,6 +90,14 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let shared = Shared::new(limits(&config));
     let capacity = config.limits.connections.div_ceil(config.workers.number());
     let (kernel, fib) = Kernel::start(Arc::clone(&shared), port_kernels(&config, &dpdk)).await?;
+    // Not before, as the address may be one of a mirror interface.
+    let scrape_socket = match config.metrics.listen {
+        Some(listen) => {
+            let listener = TcpListener::bind(listen).await;
+            Some(listener.map_err(|source| DaemonError::Metrics { listen, source })?)
+        }
+        None => None,
+    };
     let facts = facts(options, &config, &cores, &dpdk, capacity as u64, started);
     let devices = devices(&dpdk);
     let ftp_ports = config.helpers.ftp_ports.clone();
@@ -130,7 +140,16 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     notify("READY=1");
 
     let (end_api, api_ends) = oneshot::channel::<()>();
-    let api = server::serve(socket, handle.clone(), async { drop(api_ends.await) });
+    let extent = Extent { services: config.metrics.services, servers: config.metrics.servers };
+    let limits = server::Limits { metrics: extent, ..server::Limits::default() };
+    let api = server::serve(limits, socket, handle.clone(), async { drop(api_ends.await) });
+    let scraped = handle.clone();
+    let scrapes = async {
+        match scrape_socket {
+            Some(listener) => server::serve_metrics(limits, listener, scraped).await,
+            None => std::future::pending().await,
+        }
+    };
     let mut supervisor = Supervisor { options, handle, log, running: config.clone(), file: config };
     let supervised = async {
         let outcome = supervisor.supervise(&mut signals, &mut threads).await;
@@ -139,6 +158,8 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     };
     let outcome = tokio::select! {
         (outcome, ()) = async { tokio::join!(supervised, api) } => outcome,
+        // It ends with the API.
+        () = scrapes => Ok(()),
         // Not while the supervisor has a handle.
         () = core.run() => Ok(()),
     };
@@ -268,6 +289,12 @@ impl Supervisor<'_> {
 
     /// Reads the file again and applies what changed in it; leaves everything as it is if anything is wrong.
     async fn reload(&mut self) {
+        let is_ok = self.try_reload().await;
+        self.handle.metrics().reloaded(is_ok, SystemTime::now());
+    }
+
+    /// See [`reload`](Self::reload); returns whether it succeeded.
+    async fn try_reload(&mut self) -> bool {
         let new = match load(self.options) {
             Ok(new) => new,
             Err(errors) => {
@@ -275,10 +302,10 @@ impl Supervisor<'_> {
                     tracing::error!("reload: {error}");
                 }
                 tracing::error!("reload failed: the configuration stays as it was");
-                return;
+                return false;
             }
         };
-        let Ok(services) = self.handle.services().await else { return };
+        let Ok(services) = self.handle.services().await else { return false };
         let current: Vec<Service> = services
             .into_iter()
             .map(|status| {
@@ -287,7 +314,7 @@ impl Supervisor<'_> {
                 Service { servers, ..status.service }
             })
             .collect();
-        let Ok(marks) = self.handle.marks().await else { return };
+        let Ok(marks) = self.handle.marks().await else { return false };
         let operations = reload::difference(&self.file, &new, &current, &marks);
         let changes = operations.len();
         if changes > 0
@@ -295,7 +322,7 @@ impl Supervisor<'_> {
         {
             tracing::error!("reload: {error}");
             tracing::error!("reload failed: the configuration stays as it was");
-            return;
+            return false;
         }
         self.log.set(&new.daemon.log);
         for key in reload::needs_restart(&self.running, &new) {
@@ -303,6 +330,7 @@ impl Supervisor<'_> {
         }
         tracing::info!("reloaded {}: {changes} changes of services and settings", self.options.config.display());
         self.file = new;
+        true
     }
 }
 
@@ -394,12 +422,25 @@ fn facts(
     }
 }
 
-fn devices(dpdk: &Arc<Dpdk>) -> Devices {
-    let (counting, linked) = (Arc::clone(dpdk), Arc::clone(dpdk));
-    let missed = move |port: PortId| counting.port_stats(port).map_or(0, |stats| stats.rx_missed + stats.rx_no_buffer);
+fn devices(dpdk: &Arc<Dpdk>) -> Arc<Devices> {
+    let (counting, linked, pool) = (Arc::clone(dpdk), Arc::clone(dpdk), Arc::clone(dpdk));
+    let counters = move |port: PortId| match counting.port_stats(port) {
+        Ok(stats) => DeviceCounters {
+            missed: stats.rx_missed,
+            no_buffer: stats.rx_no_buffer,
+            rx_errors: stats.rx_errors,
+            tx_errors: stats.tx_errors,
+        },
+        // The driver has none.
+        Err(_) => DeviceCounters::default(),
+    };
     // The driver of net_tap asks for its interface by name, in vain once that has been moved to another namespace.
     let is_link_up = move |port: PortId| linked.port(port).driver == "net_tap" || linked.is_link_up(port);
-    Devices { missed: Box::new(missed), is_link_up: Box::new(is_link_up) }
+    Arc::new(Devices {
+        counters: Box::new(counters),
+        is_link_up: Box::new(is_link_up),
+        buffers: Box::new(move || pool.buffers()),
+    })
 }
 
 /// The ports' RSS if they have one. Ports whose RSS differs from the first one's cost their packets a hop.

@@ -1,6 +1,6 @@
 //! From the configuration's types to those of the packet path.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proto::proxy_protocol::Version;
 
@@ -19,6 +19,20 @@ pub(super) fn key(id: ServiceId) -> snapshot::ServiceKey {
             snapshot::ServiceKey { protocol: protocol(name), vaddr: address.ip(), vport: address.port() }
         }
         ServiceId::Fwmark { mark, family } => snapshot::ServiceKey::fwmark(mark, self::family(family)),
+    }
+}
+
+/// The service that [`key`] made this of.
+pub(crate) fn service_id(key: &snapshot::ServiceKey) -> ServiceId {
+    let protocol = match key.protocol {
+        proto::Protocol::UDP => Protocol::Udp,
+        proto::Protocol::SCTP => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    };
+    match key.vaddr {
+        _ if !key.is_fwmark() => ServiceId::Address { protocol, address: SocketAddr::new(key.vaddr, key.vport) },
+        IpAddr::V4(mark) => ServiceId::Fwmark { mark: mark.to_bits(), family: Family::Inet },
+        IpAddr::V6(mark) => ServiceId::Fwmark { mark: (mark.to_bits() >> 96) as u32, family: Family::Inet6 },
     }
 }
 
@@ -166,5 +180,20 @@ fn mode(mode: ForwardMode) -> snapshot::ForwardMode {
         ForwardMode::Fullnat => snapshot::ForwardMode::FullNat,
         ForwardMode::Dr => snapshot::ForwardMode::DirectRouting,
         ForwardMode::Tun => snapshot::ForwardMode::Tunnel,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_tells_its_service() {
+        for text in
+            ["tcp/192.0.2.1:80", "udp/[2001:db8::1]:53", "sctp/192.0.2.1:0", "fwmark/7", "fwmark/4294967295/inet6"]
+        {
+            let id: ServiceId = text.parse().unwrap();
+            assert_eq!(service_id(&key(id)), id, "{text}");
+        }
     }
 }

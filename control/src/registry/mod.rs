@@ -32,6 +32,7 @@ use dpvs_api::{
     ServiceSettings, Sysctls, Timeouts,
 };
 
+pub(crate) use compile::service_id;
 pub use draft::{Draft, NewLocalAddress};
 use draft::{Drafter, ServerDraft, ServiceDraft};
 use slots::Slots;

@@ -35,6 +35,10 @@ pub(super) async fn ports(State(api): State<Api>) -> Answer {
     api.tell(api.core.ports()).await
 }
 
+pub(super) async fn metrics(State(api): State<Api>) -> Answer {
+    api.metrics.answer().await
+}
+
 pub(super) async fn timeouts(State(api): State<Api>, headers: HeaderMap) -> Answer {
     api.tell_version(&headers, None, api.core.timeouts()).await
 }

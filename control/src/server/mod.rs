@@ -13,6 +13,7 @@ mod endpoint;
 mod event_tests;
 mod events;
 mod input;
+mod metrics;
 mod openapi;
 mod routes;
 mod services;
@@ -41,8 +42,10 @@ use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 use self::access::{Peer, Role};
+pub use self::metrics::serve_metrics;
 pub use self::socket::{BindError, Socket};
 use crate::core::CoreHandle;
+use crate::metrics::Extent;
 
 /// What a peer may use. The defaults suit a daemon; tests shorten them.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +68,8 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// Time that running requests get when the daemon stops.
     pub drain: Duration,
+    /// How much `/metrics` shows.
+    pub metrics: Extent,
 }
 
 impl Default for Limits {
@@ -79,17 +84,13 @@ impl Default for Limits {
             streams: 16,
             keep_alive: Duration::from_secs(15),
             drain: Duration::from_secs(2),
+            metrics: Extent::default(),
         }
     }
 }
 
 /// Serves the API until `shutdown` is ready, then lets running requests finish for [`Limits::drain`].
-pub async fn serve(socket: Socket, core: CoreHandle, shutdown: impl Future<Output = ()>) {
-    serve_within(Limits::default(), socket, core, shutdown).await;
-}
-
-/// [`serve`] with limits of the caller's choice.
-pub async fn serve_within(limits: Limits, socket: Socket, core: CoreHandle, shutdown: impl Future<Output = ()>) {
+pub async fn serve(limits: Limits, socket: Socket, core: CoreHandle, shutdown: impl Future<Output = ()>) {
     let router = routes::router(core, limits);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopping) = watch::channel(());

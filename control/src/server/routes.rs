@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::endpoint::{Endpoint, delete, get, post, put};
 use super::input::Refusal;
+use super::metrics::Metrics;
 use super::tags::{Asked, is_known, tagged};
 use super::{Limits, director, events, openapi, reply, services};
 use crate::core::CoreHandle;
@@ -29,6 +30,7 @@ pub(super) struct Api {
     pub limits: Limits,
     /// Places for those who follow events.
     pub streams: Arc<Semaphore>,
+    pub metrics: Metrics,
 }
 
 const SERVICE: &str = "/v1/services/{protocol}/{address}/{port}";
@@ -62,6 +64,8 @@ fn about_director() -> Vec<Endpoint> {
             .described("Connections that come or go meanwhile may be listed or not.")
             .queried::<ConnectionQuery>()
             .gives::<ConnectionPage>(),
+        get("/metrics", metrics, "getMetrics", "Metrics in the text format of Prometheus")
+            .gives_other("text/plain"),
         get("/v1/timeouts", timeouts, "getTimeouts", "Connection timeouts in force").gives::<Timeouts>().versioned(),
         put("/v1/timeouts", set_timeouts, "setTimeouts", "Set connection timeouts")
             .described("0 leaves a timeout as it is.")
@@ -131,7 +135,9 @@ pub(super) fn router(core: CoreHandle, limits: Limits) -> Router {
         let path = endpoint.path;
         router.route(path, endpoint.route())
     });
-    routes.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(Api { core, limits, streams })
+    let metrics = Metrics::new(core.clone(), limits);
+    let api = Api { core, limits, streams, metrics };
+    routes.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(api)
 }
 
 /// It is the same as long as the program is.

@@ -46,7 +46,7 @@ impl Daemon {
                 let socket = Socket::bind(&path, None).unwrap();
                 let socket = if role == Role::Read { socket.read_only() } else { socket };
                 ready.send(core.events().clone()).unwrap();
-                serve_within(limits, socket, core, async { _ = stopped.await }).await;
+                serve(limits, socket, core, async { _ = stopped.await }).await;
             });
         });
         let events = started.recv().unwrap();
@@ -157,6 +157,7 @@ pub(super) fn quick() -> Limits {
         streams: 1,
         keep_alive: Duration::from_millis(200),
         drain: Duration::from_millis(300),
+        metrics: Extent::default(),
     }
 }
 

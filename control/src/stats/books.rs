@@ -168,7 +168,7 @@ impl Books {
     }
 
     /// The slots of a service's servers, removed ones included as long as they hold them.
-    pub(super) fn members(&self, slot: ServiceSlot) -> &[ServerSlot] {
+    pub fn members(&self, slot: ServiceSlot) -> &[ServerSlot] {
         self.services.get(slot.0 as usize).and_then(Option::as_ref).map_or(&[], |book| &book.members)
     }
 
