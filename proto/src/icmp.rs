@@ -49,6 +49,8 @@ pub const PROTOCOL_UNREACHABLE: u8 = 2;
 pub const PORT_UNREACHABLE: u8 = 3;
 /// Code of destination unreachable: larger than the next hop's MTU, and not to be fragmented.
 pub const FRAGMENTATION_NEEDED: u8 = 4;
+/// Code of destination unreachable: a source route that cannot be followed.
+pub const SOURCE_ROUTE_FAILED: u8 = 5;
 /// Code of destination unreachable: communication administratively prohibited (RFC 1812 section 5.2.7.1).
 pub const PROHIBITED: u8 = 13;
 /// Code of time exceeded: in transit.

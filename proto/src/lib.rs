@@ -37,6 +37,7 @@ pub mod state;
 pub mod tcp;
 pub mod tcp_options;
 pub mod toeplitz;
+pub mod translation;
 pub mod udp;
 
 mod addr;
