@@ -42,8 +42,11 @@ bitflags::bitflags! {
         const CONTROLLED = 1 << 5;
         /// Its worker is noted in [`Replies`](crate::replies::Replies).
         const NOTED = 1 << 6;
+        /// The server is of the other IP version: its address and the local one are in the [`Extra`](super::Extra), those
+        /// of the entry mean nothing. The table sets it.
+        const FAR = 1 << 7;
         /// With any of these, packets take the long way.
-        const NOT_PLAIN = Self::LONG_WAY.bits() | Self::TOA.bits() | Self::COUNTING.bits();
+        const NOT_PLAIN = Self::LONG_WAY.bits() | Self::TOA.bits() | Self::COUNTING.bits() | Self::FAR.bits();
     }
 }
 
@@ -165,7 +168,7 @@ impl<A: Address> Conn<A> {
         .unwrap_or_else(|| snapshot.settings.timeouts.get(self.state))
     }
 
-    /// The connection as the control thread sees it.
+    /// The connection as the control thread sees it, without what is in its [`Extra`](super::Extra).
     pub fn record(&self, now: Tick) -> ConnRecord {
         let client = (self.caddr.into(), self.cport);
         ConnRecord {

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{ConnId, Sequence};
+use super::{ConnId, FarEnd, Sequence};
 use crate::client_address::ProxyHeader;
 use crate::directory::Ticket;
 use crate::helper::Ftp;
@@ -22,6 +22,8 @@ pub struct Extra {
     pub number: u32,
     /// Another connection announced this one.
     pub announced: Option<Announced>,
+    /// Its server is of the other IP version. The table sets it.
+    pub far: Option<FarEnd>,
 }
 
 /// What a connection that was announced by another leaves behind when it ends.

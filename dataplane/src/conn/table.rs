@@ -1,9 +1,12 @@
 //! The connection table of one worker and address family.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use arrayvec::ArrayVec;
 use proto::{Address, Protocol, Tuple};
 
 use super::extra::{Announced, Extra, Extras};
+use super::far::{FarEnd, FarIndex};
 use super::hash::TupleHasher;
 use super::index::{Index, Slot};
 use super::wheel::{Tick, Timer, Wheel};
@@ -61,6 +64,7 @@ pub struct ConnTable<A> {
     /// Grows to `capacity`, for which it has room from the start. An entry is live while its timer is armed.
     entries: Vec<Conn<A>>,
     extras: Extras,
+    far: FarIndex,
     /// By entry: packets that were counted, up to [`COUNTED`]. Untouched until something is counted.
     packets: Vec<u8>,
     /// By [`ConnId`]: the template that is held for a connection with the flag for it. Untouched until it is needed.
@@ -87,6 +91,7 @@ impl<A: Address> ConnTable<A> {
             wheel: Wheel::new(now),
             entries,
             extras: Extras::new(capacity),
+            far: FarIndex::new(capacity),
             packets: vec![0; capacity],
             templates: vec![0; capacity],
             capacity,
@@ -155,6 +160,24 @@ impl<A: Address> ConnTable<A> {
     #[inline(always)]
     pub fn find(&self, hash: u64, tuple: &Tuple<A>) -> Option<(ConnId, Side)> {
         self.index.find(hash, |slot| self.is_at(slot, tuple)).map(|slot| (slot.id(), slot.side()))
+    }
+
+    /// The connection that replies with this tuple belong to, whose server is of the other IP version than the table.
+    #[inline(always)]
+    pub fn find_far<B: Address>(&self, tuple: &Tuple<B>) -> Option<ConnId> {
+        if self.far.is_empty() { None } else { self.find_in_far(tuple) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_in_far<B: Address>(&self, tuple: &Tuple<B>) -> Option<ConnId> {
+        let is_it = |id| self.far(id).and_then(|far| far.outbound(self.get(id))).is_some_and(|own| own == *tuple);
+        self.far.find(self.hasher.hash(tuple), is_it)
+    }
+
+    /// The server's side of a connection whose server is of the other IP version.
+    pub fn far(&self, id: ConnId) -> Option<FarEnd> {
+        self.extra(id).and_then(|extra| extra.far)
     }
 
     /// How many connections have an extra.
@@ -265,7 +288,36 @@ impl<A: Address> ConnTable<A> {
 
     /// Adds a connection that ends once it was idle for `timeout_s` seconds. On an error nothing has changed.
     pub fn insert(&mut self, mut conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
+        conn.flags.remove(ConnFlags::EXTRA | ConnFlags::COUNTING | ConnFlags::FAR);
+        self.insert_entry(conn, timeout_s, now)
+    }
+
+    /// [Adds](Self::insert) a connection whose server is of the other IP version. It is found by its inbound tuple and by
+    /// [`find_far`](Self::find_far), and ends as one.
+    pub fn insert_far(
+        &mut self,
+        mut conn: Conn<A>,
+        far: FarEnd,
+        timeout_s: u32,
+        now: Tick,
+    ) -> Result<ConnId, InsertError> {
+        let is_taken = match far.server {
+            IpAddr::V4(_) => far.outbound::<Ipv4Addr, A>(&conn).is_none_or(|tuple| self.find_far(&tuple).is_some()),
+            IpAddr::V6(_) => far.outbound::<Ipv6Addr, A>(&conn).is_none_or(|tuple| self.find_far(&tuple).is_some()),
+        };
+        if is_taken {
+            return Err(InsertError::Exists);
+        }
         conn.flags.remove(ConnFlags::EXTRA | ConnFlags::COUNTING);
+        conn.flags.insert(ConnFlags::FAR);
+        let id = self.insert_entry(conn, timeout_s, now)?;
+        self.add_extra(id).far = Some(far);
+        self.far.insert(&self.hasher, id, &self.entries[id.0 as usize], &far);
+        Ok(id)
+    }
+
+    #[inline(never)]
+    fn insert_entry(&mut self, conn: Conn<A>, timeout_s: u32, now: Tick) -> Result<ConnId, InsertError> {
         // All the cache lines that are needed, at once.
         let (inbound_hash, outbound_hash) = self.prefetched_hashes(&conn);
         let id = self.free.unwrap_or(self.entries.len() as u32);
@@ -401,7 +453,11 @@ impl<A: Address> ConnTable<A> {
             if out.len() == out.capacity() {
                 return Some((from + i) as u64);
             }
-            out.push(conn.record(now));
+            let mut record = conn.record(now);
+            if let Some(far) = self.far(ConnId((from + i) as u32)) {
+                (record.server.0, record.local.0) = (far.server, far.local);
+            }
+            out.push(record);
         }
         rest.iter().take(slots).for_each(hw::prefetch);
         (!rest.is_empty()).then_some((from + slice.len()) as u64)
@@ -412,7 +468,8 @@ impl<A: Address> ConnTable<A> {
     fn prefetched_hashes(&self, conn: &Conn<A>) -> (u64, Option<u64>) {
         let inbound = self.hash(&conn.inbound());
         self.index.prefetch(inbound);
-        let outbound = conn.mode.sees_replies().then(|| self.hash(&conn.outbound()));
+        let is_near = conn.mode.sees_replies() && !conn.flags.contains(ConnFlags::FAR);
+        let outbound = is_near.then(|| self.hash(&conn.outbound()));
         if let Some(outbound) = outbound {
             self.index.prefetch(outbound);
         }
@@ -427,22 +484,29 @@ impl<A: Address> ConnTable<A> {
             removed &= self.index.remove(outbound, Slot::new(id, Side::Outbound));
         }
         debug_assert!(removed, "the connection's tuples were changed while it was in the table");
-        let entry = &mut self.entries[id.0 as usize];
-        if entry.flags.contains(ConnFlags::EXTRA) {
-            self.extras.remove(id);
+        if self.get(id).flags.contains(ConnFlags::EXTRA) {
+            self.release_extra(id);
         }
+        let entry = &mut self.entries[id.0 as usize];
         entry.timer = Timer::idle(self.free);
         // No packet has this protocol: whoever still holds the entry as a candidate finds that it is not the one.
         entry.protocol = FREE;
         self.free = Some(id.0);
         self.live -= 1;
     }
+
+    #[cold]
+    #[inline(never)]
+    fn release_extra(&mut self, id: ConnId) {
+        if let Some(far) = self.far(id) {
+            self.far.remove(&self.hasher, id, &self.entries[id.0 as usize], &far);
+        }
+        self.extras.remove(id);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::conn::tests::nth;
 

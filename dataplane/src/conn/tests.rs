@@ -492,3 +492,80 @@ fn packets_are_counted_up_to_eight() {
     let id = table.insert(ended, 60, Tick(0)).unwrap();
     assert_eq!(table.packets(id), None);
 }
+
+/// A connection to a server of the other IP version, by its numbers of client and local port.
+fn far<A: Address, B: Address>(client: u16, server: u32, lport: u16) -> (Conn<A>, FarEnd) {
+    let mut c = conn::<A>(FullNat, (9, client), server, (3, lport));
+    (c.daddr, c.laddr) = (A::UNSPECIFIED, A::UNSPECIFIED);
+    (c, FarEnd { server: addr::<B>(server).into(), local: addr::<B>(7).into() })
+}
+
+fn check_far_against_model<A: Address, B: Address>(ops: Vec<Op>) -> Result<(), TestCaseError> {
+    let mut table = ConnTable::<A>::new(6, SEED, Tick(0));
+    // By id: both tuples.
+    let mut model = HashMap::<ConnId, (Tuple<A>, Tuple<B>)>::new();
+    let mut seen = HashSet::<Tuple<B>>::new();
+    let mut now = Tick(0);
+    for op in ops {
+        match op {
+            Op::Insert { client, server, local, timeout, .. } => {
+                let (c, far) = far::<A, B>(client.1 + client.0 as u16, server, local.1);
+                let (inbound, outbound) = (c.inbound(), far.outbound::<B, A>(&c).expect("its family"));
+                seen.insert(outbound);
+                prop_assert_eq!(far.outbound::<A, A>(&c), None);
+                let is_taken = model.values().any(|(i, o)| *i == inbound || *o == outbound);
+                match table.insert_far(c, far, timeout, now) {
+                    Ok(id) => {
+                        prop_assert!(!is_taken);
+                        prop_assert_eq!(table.far(id), Some(far));
+                        prop_assert!(model.insert(id, (inbound, outbound)).is_none());
+                    }
+                    Err(InsertError::Exists) => prop_assert!(is_taken),
+                    Err(InsertError::Full) => prop_assert!(!is_taken && model.len() == 6),
+                }
+            }
+            Op::Remove { pick } if !model.is_empty() => {
+                let mut ids: Vec<_> = model.keys().copied().collect();
+                ids.sort_by_key(|id| id.0);
+                let id = ids[pick % ids.len()];
+                prop_assert_eq!(table.remove(id).inbound(), model.remove(&id).expect("known").0);
+            }
+            Op::Expire { ticks, budget } => {
+                now.0 += ticks;
+                let mut ended = Vec::new();
+                table.expire(now, budget, |c, _| ended.push(c.inbound()));
+                model.retain(|_, (inbound, _)| !ended.contains(inbound));
+            }
+            _ => {}
+        }
+        // Both halves are there, or neither.
+        prop_assert_eq!((table.len(), table.extras_len()), (model.len(), model.len()));
+        for outbound in &seen {
+            let owner = model.iter().find(|(_, (_, o))| o == outbound).map(|(&id, _)| id);
+            prop_assert_eq!(table.find_far(outbound), owner);
+            prop_assert_eq!(table.find_far(&outbound.reversed()), None);
+        }
+        for (&id, (inbound, _)) in &model {
+            prop_assert_eq!(find(&mut table, inbound), Some((id, Side::Inbound)));
+        }
+        let mut records = Vec::with_capacity(8);
+        table.dump(0, &mut records, 8, now);
+        for record in records {
+            let listed = model.values().any(|(i, o)| {
+                record.client == (i.src.into(), i.sport)
+                    && record.server == (o.src.into(), o.sport)
+                    && record.local == (o.dst.into(), o.dport)
+            });
+            prop_assert!(listed, "{:?}", record);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn connections_across_versions_are_one_from_both_sides(ops in prop::collection::vec(ops(), 1..80)) {
+        check_far_against_model::<Ipv4Addr, Ipv6Addr>(ops.clone())?;
+        check_far_against_model::<Ipv6Addr, Ipv4Addr>(ops)?;
+    }
+}
