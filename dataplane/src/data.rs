@@ -8,8 +8,9 @@ use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
 
 impl<Io: WorkerIo> Pipeline<Io> {
-    /// Corrects what earlier changes of the connection's data mean for a packet from `side`.
-    pub(crate) fn adjust_data<A: Ip>(&mut self, job: &mut Job<Io::Packet, A>, id: ConnId, side: Side) {
+    /// Corrects what earlier changes of the data of a connection of version `A` mean for a packet from `side`, which may be
+    /// of another.
+    pub(crate) fn adjust_data<A: Ip, S: Ip>(&mut self, job: &mut Job<Io::Packet, S>, id: ConnId, side: Side) {
         let table = A::table(&mut self.tables);
         let sees_replies = table.get(id).mode.sees_replies();
         let Some(extra) = table.extra_mut(id) else { return };

@@ -3,6 +3,7 @@
 //! Everything else (echo, neighbour discovery, router advertisements, errors about packets of the host itself) is the
 //! kernel's.
 
+mod cross;
 mod opening;
 mod tunnel;
 
@@ -11,7 +12,7 @@ use proto::icmp::ErrorFields;
 use proto::parse::Fragment;
 use proto::{Family, Protocol, Tuple, ethernet, icmp, icmpv6, tcp, udp};
 
-use crate::conn::{Conn, Side};
+use crate::conn::{Conn, ConnFlags, Side};
 use crate::fib::Resolution;
 use crate::forward::nat;
 use crate::forward::tun::Tunnel;
@@ -34,6 +35,8 @@ pub enum IcmpError {
     PortUnreachable,
     /// The server is beyond reach.
     HostUnreachable,
+    /// An IPv4 packet's source route cannot be followed.
+    SourceRouteFailed,
     /// The packet does not fit; the largest that does, in bytes.
     TooBig(u16),
 }
@@ -48,6 +51,7 @@ impl IcmpError {
             (Family::V4, IcmpError::TooBig(mtu)) => {
                 (icmp::DESTINATION_UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu.into())
             }
+            (Family::V4, IcmpError::SourceRouteFailed) => (icmp::DESTINATION_UNREACHABLE, icmp::SOURCE_ROUTE_FAILED, 0),
             (Family::V6, IcmpError::TimeExceeded) => (icmpv6::TIME_EXCEEDED, icmpv6::HOP_LIMIT_EXCEEDED, 0),
             (Family::V6, IcmpError::ReassemblyTimeExceeded) => {
                 (icmpv6::TIME_EXCEEDED, icmpv6::REASSEMBLY_TIME_EXCEEDED, 0)
@@ -56,6 +60,7 @@ impl IcmpError {
             (Family::V6, IcmpError::HostUnreachable) => {
                 (icmpv6::DESTINATION_UNREACHABLE, icmpv6::ADDRESS_UNREACHABLE, 0)
             }
+            (Family::V6, IcmpError::SourceRouteFailed) => (icmpv6::DESTINATION_UNREACHABLE, icmpv6::NO_ROUTE, 0),
             (Family::V6, IcmpError::TooBig(mtu)) => (icmpv6::PACKET_TOO_BIG, 0, mtu.into()),
         };
         ErrorFields { message_type, code, rest }
@@ -109,14 +114,21 @@ pub(crate) fn receive<Io: WorkerIo, A: Ip>(
     let table = A::table(&mut pipeline.tables);
     match table.find(table.hash(&tuple), &tuple) {
         Some(_) if !checksum_is_right::<A>(packet, l4, job) => Verdict::Drop(DropReason::BadIcmp),
+        Some((id, Side::Inbound)) if table.get(id).flags.contains(ConnFlags::FAR) => {
+            cross::relay_to_server(pipeline, snapshot, job, id, &outer)
+        }
         Some((id, side)) => {
             let conn = table.get(id).clone();
             relay(pipeline, snapshot, job, conn, side, outer)
         }
-        None => match pipeline.elsewhere(snapshot, &tuple, job.tried) {
-            Some(owner) => Verdict::Steer(owner),
-            None if snapshot.settings.schedule_icmp => opening::receive(pipeline, snapshot, job, outer),
-            None => Verdict::Punt,
+        None => match A::Other::table(&mut pipeline.tables).find_far(&tuple) {
+            Some(_) if !checksum_is_right::<A>(packet, l4, job) => Verdict::Drop(DropReason::BadIcmp),
+            Some(id) => cross::relay_to_client::<Io, A::Other>(pipeline, snapshot, job, id, &outer),
+            None => match pipeline.elsewhere(snapshot, &tuple, job.tried) {
+                Some(owner) => Verdict::Steer(owner),
+                None if snapshot.settings.schedule_icmp => opening::receive(pipeline, snapshot, job, outer),
+                None => Verdict::Punt,
+            },
         },
     }
 }

@@ -18,6 +18,8 @@ pub struct Tables {
 
 /// An IP version as the packet path sees it. `header` is always a slice that starts with a parsed IP header.
 pub trait Ip: Address {
+    /// The other version.
+    type Other: Ip<Other = Self>;
     /// Length of a header without options.
     const HEADER_LEN: usize;
     /// What every link must carry in one packet, in bytes.
@@ -48,6 +50,8 @@ pub trait Ip: Address {
     fn error_len(len: usize) -> usize;
     /// Writes an ICMP error; see [`icmp::emit_error`].
     fn emit_error(out: &mut [u8], src: Self, about: &[u8], error: &ErrorFields) -> Option<usize>;
+    /// Type of service or traffic class.
+    fn traffic_class(header: &[u8]) -> u8;
     /// What the header of a tunnel around a packet with this one takes over from it.
     fn inherited(header: &[u8]) -> Inherited;
     /// Writes a tunnel's header, without options, in front of `payload_len` bytes of `protocol`.
@@ -73,6 +77,7 @@ pub struct Inherited {
 }
 
 impl Ip for Ipv4Addr {
+    type Other = Ipv6Addr;
     const HEADER_LEN: usize = ipv4::HEADER_LEN;
     const MIN_MTU: u16 = 68; // RFC 791 section 3.2
     const SRC: usize = ipv4::SRC;
@@ -118,9 +123,14 @@ impl Ip for Ipv4Addr {
     }
 
     #[inline(always)]
+    fn traffic_class(header: &[u8]) -> u8 {
+        header[ipv4::TOS]
+    }
+
+    #[inline(always)]
     fn inherited(header: &[u8]) -> Inherited {
         Inherited {
-            traffic_class: outer_traffic_class(header[1]),
+            traffic_class: outer_traffic_class(Self::traffic_class(header)),
             ttl: header[ipv4::TTL],
             dont_fragment: !Self::may_fragment(header),
         }
@@ -152,6 +162,7 @@ impl Ip for Ipv4Addr {
 }
 
 impl Ip for Ipv6Addr {
+    type Other = Ipv4Addr;
     const HEADER_LEN: usize = ipv6::HEADER_LEN;
     const MIN_MTU: u16 = ipv6::MIN_MTU as u16;
     const SRC: usize = ipv6::SRC;
@@ -189,9 +200,14 @@ impl Ip for Ipv6Addr {
     }
 
     #[inline(always)]
+    fn traffic_class(header: &[u8]) -> u8 {
+        header[0] << 4 | header[1] >> 4
+    }
+
+    #[inline(always)]
     fn inherited(header: &[u8]) -> Inherited {
         Inherited {
-            traffic_class: outer_traffic_class(header[0] << 4 | header[1] >> 4),
+            traffic_class: outer_traffic_class(Self::traffic_class(header)),
             ttl: header[ipv6::HOP_LIMIT],
             dont_fragment: false,
         }

@@ -39,8 +39,8 @@ struct Waiting<P> {
     dst: IpAddr,
     /// Chooses among several next hops, as it did before.
     flow: u32,
-    /// It is a tunnel packet that may be fragmented although its header does not say so.
-    is_fragmentable: bool,
+    /// It may be fragmented although its header does not say so: the length in bytes that each fragment may have.
+    fragment_mtu: Option<u16>,
     deadline: Tick,
 }
 
@@ -98,10 +98,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let Some((port, next_hop, dst)) = job.waits_for else { return self.count_drop(DropReason::NoRoute) };
         let Job { packet, hash, fragment_mtu, .. } = job;
         // Fragments of a packet that was put together say themselves whether they may be.
-        let is_fragmentable = fragment_mtu.is_some() && packet.largest_fragment().is_none();
+        let of_frame = fragment_mtu.filter(|_| packet.largest_fragment().is_none());
         let flow = hash as u32;
         let deadline = Tick(self.now.0 + WAIT_TICKS);
-        let waiting = |packet| Waiting { packet, port, next_hop, dst, flow, is_fragmentable, deadline };
+        let waiting = |packet| Waiting { packet, port, next_hop, dst, flow, fragment_mtu: of_frame, deadline };
         match packet {
             Carrier::Frame(packet) => self.push_waiting(waiting(packet)),
             Carrier::Whole(whole) => {
@@ -145,7 +145,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 Resolution::Ready(adjacency) => {
                     let adjacency = *fib.adjacency(adjacency);
                     address_frame(waiting.packet.data_mut(), &adjacency.dst_mac, &adjacency.src_mac);
-                    self.transmit_fitting(adjacency.port, waiting.packet, adjacency.mtu, waiting.is_fragmentable);
+                    self.transmit_fitting(adjacency.port, waiting.packet, adjacency.mtu, waiting.fragment_mtu);
                 }
                 Resolution::NoRoute => self.count_drop(DropReason::NoRoute),
                 Resolution::Unresolved { .. } if self.now >= waiting.deadline => {
@@ -165,13 +165,14 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Sends a packet whose way may have become narrower since its size was checked.
-    fn transmit_fitting(&mut self, port: PortId, packet: Io::Packet, mtu: u16, is_fragmentable: bool) {
+    fn transmit_fitting(&mut self, port: PortId, packet: Io::Packet, mtu: u16, fragment_mtu: Option<u16>) {
+        let mtu = fragment_mtu.map_or(mtu, |fragment_mtu| fragment_mtu.min(mtu));
         let ip = &packet.data()[ethernet::HEADER_LEN..];
         let is_v4 = ip[0] >> 4 == 4;
         let is_padded = packet.data().len() <= ethernet::MIN_FRAME_LEN;
         if is_padded || ip.len() <= usize::from(mtu) {
             self.transmit(port, packet);
-        } else if is_fragmentable || is_v4 && Ipv4Addr::may_fragment(ip) {
+        } else if fragment_mtu.is_some() || is_v4 && Ipv4Addr::may_fragment(ip) {
             self.fragment(packet.data(), mtu, |this, part| this.transmit(port, part));
         } else {
             self.count_drop(DropReason::TooBig);

@@ -97,9 +97,13 @@ impl<P: PacketBuf, A> Job<P, A> {
 
     /// The transport header and what follows, up to the end of the IP packet.
     pub fn segment(&self) -> &[u8] {
-        let end = usize::from(self.ip.l3) + usize::from(self.ip.len);
-        &self.packet.data()[self.ip.l4.into()..end]
+        segment(&self.packet, &self.ip)
     }
+}
+
+fn segment<'a, A>(packet: &'a impl PacketBuf, ip: &IpPacket<A>) -> &'a [u8] {
+    let end = usize::from(ip.l3) + usize::from(ip.len);
+    &packet.data()[ip.l4.into()..end]
 }
 
 /// A worker's packet path with all that it owns.
@@ -261,9 +265,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
         match A::table(&mut self.tables).find(job.hash, &job.ip.tuple) {
             Some((id, Side::Inbound)) => self.inbound(snapshot, job, id),
             Some((id, Side::Outbound)) => self.outbound(snapshot, job, id),
-            None => match self.elsewhere(snapshot, &job.ip.tuple, job.tried) {
-                Some(owner) => Verdict::Steer(owner),
-                None => self.unknown(snapshot, job),
+            None => match A::Other::table(&mut self.tables).find_far(&job.ip.tuple) {
+                Some(id) => self.outbound_across::<A::Other>(snapshot, job, id),
+                None => match self.elsewhere(snapshot, &job.ip.tuple, job.tried) {
+                    Some(owner) => Verdict::Steer(owner),
+                    None => self.unknown(snapshot, job),
+                },
             },
         }
     }
@@ -356,6 +363,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
     /// Sends a client's packet to the connection's server.
     fn forward_inbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
         let table = A::table(&mut self.tables);
+        if table.get(id).flags.contains(ConnFlags::FAR) {
+            return self.inbound_across(snapshot, job, id);
+        }
         let header =
             table.extra(id).and_then(|extra| extra.proxy).map_or(0, |header| header.overhead(job.ip.tuple.protocol));
         let conn = table.get_mut(id);
@@ -369,9 +379,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
 
         if A::table(&mut self.tables).get(id).flags.contains(ConnFlags::TOA) {
-            self.toa(snapshot, job, id, Side::Inbound, way);
+            self.toa_inbound(snapshot, job, id, way);
         }
-        self.track(snapshot, job, id, Side::Inbound);
+        self.track(snapshot, &job.packet, &job.ip, id, Side::Inbound);
         if let Err(verdict) = self.help(snapshot, job, id, Side::Inbound, way) {
             return verdict;
         }
@@ -398,9 +408,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let Way::Hop(_) = way else { return Verdict::Drop(DropReason::NoRoute) };
 
         if A::table(&mut self.tables).get(id).flags.contains(ConnFlags::TOA) {
-            self.toa(snapshot, job, id, Side::Outbound, way);
+            self.toa_outbound::<A, _>(job, id);
         }
-        self.track(snapshot, job, id, Side::Outbound);
+        self.track(snapshot, &job.packet, &job.ip, id, Side::Outbound);
         if let Err(verdict) = self.help(snapshot, job, id, Side::Outbound, way) {
             return verdict;
         }
@@ -411,13 +421,20 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let new = Tuple { protocol: job.ip.tuple.protocol, ..conn.translated(Side::Outbound) };
         nat::forward_any(job.ip_mut(), l3, l4, &new);
         renumber(job, ip_id);
-        self.adjust_data(job, id, Side::Outbound);
+        self.adjust_data::<A, _>(job, id, Side::Outbound);
         send(&mut job.packet, &snapshot.fib, way, &mut job.waits_for)
     }
 
-    /// Moves the connection's state machine, restarts its timeout and counts the packet. The connection has been compared
-    /// with the snapshot, then.
-    fn track<A: Ip>(&mut self, snapshot: &Snapshot, job: &Job<Io::Packet, A>, id: ConnId, side: Side) {
+    /// Moves the connection's state machine, restarts its timeout and counts the packet, in which `ip` says where its headers
+    /// are. The connection has been compared with the snapshot, then.
+    pub(crate) fn track<A: Ip>(
+        &mut self,
+        snapshot: &Snapshot,
+        packet: &Carrier<Io::Packet>,
+        ip: &IpPacket<A>,
+        id: ConnId,
+        side: Side,
+    ) {
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(id);
         let before = conn.state;
@@ -427,9 +444,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
             Side::Inbound => Direction::InOnly,
         };
         match conn.protocol {
-            Protocol::TCP => conn.state = self.defence.tcp_next(before, direction, job.ip.flags),
+            Protocol::TCP => conn.state = self.defence.tcp_next(before, direction, ip.flags),
             Protocol::SCTP => {
-                if let Some(event) = sctp::Event::of(job.segment()) {
+                if let Some(event) = sctp::Event::of(segment(packet, ip)) {
                     conn.state = sctp::next(before, direction, event);
                 }
             }
@@ -461,7 +478,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             from.sub(1);
             to.add(1);
         }
-        counters.count(side, job.ip.len);
+        counters.count(side, ip.len);
     }
 
     /// Drops a packet and tells its sender why, rate permitting.

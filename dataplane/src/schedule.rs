@@ -23,7 +23,7 @@ use crate::verdict::DropReason;
 
 /// Local ports tried for one connection, per worker. With 95 % of the ports taken one in a thousand connections finds
 /// none; a pool smaller than this is used to the last port.
-const PORT_ATTEMPTS: usize = 128;
+pub(crate) const PORT_ATTEMPTS: usize = 128;
 
 /// What a worker remembers of services between connections. Sized at start-up.
 pub struct Scheduling {
@@ -169,8 +169,9 @@ impl Scheduling {
         self.servers[server.0 as usize].addr
     }
 
-    /// The local endpoint that is next in turn towards a server chosen. `service` has at least one local address.
-    fn local<A: Ip>(&mut self, service: &Service, server: ServerId) -> Option<(A, u16)> {
+    /// The local endpoint that is next in turn towards a server chosen; `None` if the service has no local address of the
+    /// version.
+    pub(crate) fn local<A: Ip>(&mut self, service: &Service, server: ServerId) -> Option<(A, u16)> {
         let state = &mut self.servers[server.0 as usize];
         // The service may have changed since.
         let LocalEndpoint { address, port } = &mut state.next_local;
@@ -178,14 +179,21 @@ impl Scheduling {
         if *port < first || *port > last {
             *port = first;
         }
-        if *address as usize >= service.local_addresses.len() {
-            *address = 0;
+        for _ in 0..service.local_addresses.len() {
+            if *address as usize >= service.local_addresses.len() {
+                *address = 0;
+            }
+            if let Some(laddr) = A::from_ip(service.local_addresses[*address as usize]) {
+                return Some((laddr, *port));
+            }
+            *address += 1;
+            *port = first;
         }
-        Some((A::from_ip(service.local_addresses[*address as usize])?, *port))
+        None
     }
 
     /// Ends the turn of a server's local endpoint.
-    fn advance_local(&mut self, service: &Service, server: ServerId) {
+    pub(crate) fn advance_local(&mut self, service: &Service, server: ServerId) {
         let LocalEndpoint { address, port } = &mut self.servers[server.0 as usize].next_local;
         match *port < service.local_ports.1 {
             true => *port += 1,
@@ -299,8 +307,8 @@ impl<Io: WorkerIo> Pipeline<Io> {
         };
         let daddr = match A::from_ip(server.addr) {
             Some(daddr) => daddr,
-            // The end of a tunnel of the other family is known by the server's id.
-            None if server.mode == ForwardMode::Tunnel => A::UNSPECIFIED,
+            // The end of a tunnel of the other family is known by the server's id, a FULLNAT server by the connection's extra.
+            None if matches!(server.mode, ForwardMode::Tunnel | ForwardMode::FullNat) => A::UNSPECIFIED,
             // The control thread keeps other servers in their service's family.
             None => return Err(DropReason::NoServer),
         };
@@ -317,7 +325,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             protocol: tuple.protocol,
             mode: server.mode,
             state: self.initial_state(tuple.protocol, server.mode, job),
-            flags: flags(service, server, tuple.protocol),
+            flags: flags::<A>(service, server, tuple.protocol),
             server: server.id,
             to_server: AdjacencyId::NONE,
             to_client: AdjacencyId::NONE,
@@ -358,6 +366,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let timeout = conn.timeout(snapshot);
         let is_active = conn.state.is_active();
         let inserted = match conn.mode {
+            ForwardMode::FullNat if conn.flags.contains(ConnFlags::FAR) => self.insert_across(service, conn, timeout),
             ForwardMode::FullNat => self.insert_with_local_endpoint(service, conn, timeout),
             _ => self.insert(service, conn, timeout),
         };
@@ -426,11 +435,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let (first, last) = service.local_ports;
         let pool = service.local_addresses.len() * (usize::from(last - first) + 1);
         for _ in 0..pool.min(PORT_ATTEMPTS * self.shared.limits.workers) {
-            let local = self.scheduling.local(service, conn.server);
+            let Some(local) = self.scheduling.local(service, conn.server) else {
+                return Err(DropReason::NoLocalAddress);
+            };
             self.scheduling.advance_local(service, conn.server);
-            let Some(local) = local else { continue };
             (conn.laddr, conn.lport) = local;
-            if !self.owns(&conn.outbound()) {
+            if !self.takes_reply(&conn.outbound()) {
                 continue;
             }
             match A::table(&mut self.tables).insert(conn.clone(), timeout, self.now) {
@@ -471,6 +481,11 @@ impl<Io: WorkerIo> Pipeline<Io> {
         }
     }
 
+    /// True when replies with this tuple come to this worker and belong to no connection of the other IP version.
+    pub(crate) fn takes_reply<A: Ip>(&mut self, reply: &Tuple<A>) -> bool {
+        self.owns(reply) && A::Other::table(&mut self.tables).find_far(reply).is_none()
+    }
+
     /// True when packets with this tuple come to this worker.
     pub(crate) fn owns<A: Ip>(&self, tuple: &Tuple<A>) -> bool {
         self.shared.limits.workers == 1 || self.ownership.owner(tuple) == self.id
@@ -485,10 +500,11 @@ fn server_port(service: &Service, server: &Server, vport: u16) -> u16 {
 }
 
 /// What is special about a new connection.
-fn flags(service: &Service, server: &Server, protocol: Protocol) -> ConnFlags {
+fn flags<A: Ip>(service: &Service, server: &Server, protocol: Protocol) -> ConnFlags {
     let mut flags = ConnFlags::empty();
     flags.set(ConnFlags::OWN_TIMEOUT, service.timeout.is_some());
     let has_address = service.client_address == Some(ClientAddress::Toa) && server.mode == ForwardMode::FullNat;
+    flags.set(ConnFlags::FAR, server.mode == ForwardMode::FullNat && A::from_ip(server.addr).is_none());
     flags.set(ConnFlags::TOA, has_address && protocol == Protocol::TCP);
     flags
 }

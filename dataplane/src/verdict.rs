@@ -112,6 +112,8 @@ drop_reasons! {
     Draining = "draining",
     /// An ICMP error whose checksum or quoted header is invalid.
     BadIcmp = "bad_icmp",
+    /// For a server or client of the other IP version, which has nothing like it: an ICMP error, or IPv4 with a source route.
+    Untranslatable = "untranslatable",
     /// Time to live or hop limit reached zero; time exceeded was sent, rate permitting.
     TtlExceeded = "ttl_exceeded",
     /// Larger than the way out and not to be fragmented; the sender was told, rate permitting.

@@ -79,6 +79,12 @@ pub(crate) fn way_to_server<A: Ip>(conn: &mut Conn<A>, snapshot: &Snapshot, flow
     way(&mut conn.to_server, &snapshot.fib, daddr, flow)
 }
 
+/// The way of a packet from the client to a server of the other IP version.
+pub(crate) fn way_across<A: Ip>(conn: &mut Conn<A>, server: A::Other, snapshot: &Snapshot, flow: u64) -> Way {
+    conn.forget_stale_ways(snapshot);
+    way(&mut conn.to_server, &snapshot.fib, server, flow)
+}
+
 /// The way of a packet from the server.
 pub(crate) fn way_to_client<A: Ip>(conn: &mut Conn<A>, snapshot: &Snapshot, flow: u64) -> Way {
     conn.forget_stale_ways(snapshot);

@@ -25,6 +25,7 @@ use proto::{Protocol, ethernet, udp};
 
 use super::{appended, set_length};
 use crate::conn::{Conn, ConnFlags, ConnId, Sequence, Side};
+use crate::cross::room;
 use crate::ip::Ip;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
@@ -140,6 +141,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
     /// Changes the data of a client's packet that has been readdressed: adds the connection's header, if it has one and
     /// this is the place, and corrects what earlier changes mean for it.
+    #[inline(always)]
     pub(crate) fn change_inbound<A: Ip>(
         &mut self,
         snapshot: &Snapshot,
@@ -149,7 +151,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     ) -> Result<(), DropReason> {
         let table = A::table(&mut self.tables);
         match table.extra(id).and_then(|extra| extra.proxy) {
-            None => self.adjust_data(job, id, Side::Inbound),
+            None => self.adjust_data::<A, _>(job, id, Side::Inbound),
             Some(header) => match job.ip.tuple.protocol {
                 Protocol::TCP => self.change_segment(snapshot, job, id, way, header)?,
                 _ => self.change_datagram(snapshot, job, id, header)?,
@@ -188,16 +190,16 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if carriage != Carriage::No {
             header.stage = Stage::Sent;
         }
-        self.adjust_data(job, id, Side::Inbound);
+        self.adjust_data::<A, _>(job, id, Side::Inbound);
         let table = A::table(&mut self.tables);
         if carriage != Carriage::No {
             let mut buffer = [0; MAX_LEN];
             let conn = table.get(id);
             let bytes = write_header(conn, header.version, &mut buffer);
-            let mtu = way.mtu(&snapshot.fib).unwrap_or_default();
+            let mtu = room(conn, way, &snapshot.fib).unwrap_or_default();
             match carriage {
                 Carriage::AsData => append(&mut job.packet, &job.ip, header.start, bytes, mtu)?,
-                _ => self.send_in_front(snapshot, job, way, header_len, header.start, bytes, mtu)?,
+                _ => self.send_in_front(snapshot, job, id, way, header_len, header.start, bytes, mtu)?,
             }
             self.count_client_address::<A>(snapshot, id);
         }
@@ -214,6 +216,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         &mut self,
         snapshot: &Snapshot,
         job: &Job<Io::Packet, A>,
+        id: ConnId,
         way: Way,
         header_len: usize,
         seq: u32,
@@ -243,6 +246,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         segment[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
 
         let ip = IpPacket { len, ..job.ip };
+        self.cross_over(&mut packet, &ip, id, false)?;
         let mut waits_for = None;
         let verdict = send(&mut packet, &snapshot.fib, way, &mut waits_for);
         self.counters().inserted.add(1);

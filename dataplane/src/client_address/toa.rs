@@ -15,52 +15,59 @@ use proto::checksum::Delta;
 use proto::client_address::{MAX_OPTION_LEN, option, option_len};
 use proto::parse::{Fragment, IpPacket};
 use proto::state::State;
-use proto::tcp_options::{self, MSS};
+use proto::tcp_options;
 use proto::{Address, Family, tcp};
 
 use crate::client_address::set_length;
-use crate::conn::{Conn, ConnFlags, ConnId, Side};
+use crate::conn::{Conn, ConnFlags, ConnId};
+use crate::cross::room;
 use crate::ip::Ip;
+use crate::mss::lower_mss;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
 use crate::snapshot::Snapshot;
 use crate::way::Way;
 
 impl<Io: WorkerIo> Pipeline<Io> {
-    /// Does to a packet of a connection with the flag [`ConnFlags::TOA`], before it is tracked, what the option needs.
+    /// Does to a client's packet of a connection with the flag [`ConnFlags::TOA`], before it is tracked, what the option
+    /// needs.
     #[cold]
     #[inline(never)]
-    pub(crate) fn toa<A: Ip>(
+    pub(crate) fn toa_inbound<A: Ip>(
         &mut self,
         snapshot: &Snapshot,
         job: &mut Job<Io::Packet, A>,
         id: ConnId,
-        side: Side,
         way: Way,
     ) {
+        if job.ip.flags.contains(tcp::Flags::RST) {
+            return;
+        }
         let conn = A::table(&mut self.tables).get_mut(id);
-        match side {
-            Side::Inbound if job.ip.flags.contains(tcp::Flags::RST) => {}
-            Side::Inbound => {
-                let client = SocketAddr::new(conn.caddr.into(), conn.cport);
-                let counters = snapshot
-                    .services
-                    .find(conn.protocol, conn.vaddr, conn.vport)
-                    .map(|service| self.shared.workers[usize::from(self.id.0)].counters.service(service.id));
-                let mtu = way.mtu(&snapshot.fib).filter(|_| job.fragment_mtu.is_none());
-                let has_it = mtu.is_some_and(|mtu| insert(&mut job.packet, &job.ip, mtu, client));
-                if let Some(counters) = counters {
-                    let counter = if has_it { &counters.client_address_sent } else { &counters.client_address_omitted };
-                    counter.add(1);
-                }
-            }
-            Side::Outbound if job.ip.flags.contains(tcp::Flags::SYN) => {
-                let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
-                let end = l3 + usize::from(job.ip.len);
-                lower_mss(&mut job.packet.data_mut()[l4..end], option_len(A::FAMILY == Family::V4) as u16);
-            }
-            Side::Outbound if shows_that_the_connection_exists(conn) => conn.flags.remove(ConnFlags::TOA),
-            Side::Outbound => {}
+        let client = SocketAddr::new(conn.caddr.into(), conn.cport);
+        let counters = snapshot
+            .services
+            .find(conn.protocol, conn.vaddr, conn.vport)
+            .map(|service| self.shared.workers[usize::from(self.id.0)].counters.service(service.id));
+        let mtu = room(conn, way, &snapshot.fib).filter(|_| job.fragment_mtu.is_none());
+        let has_it = mtu.is_some_and(|mtu| insert(&mut job.packet, &job.ip, mtu, client));
+        if let Some(counters) = counters {
+            let counter = if has_it { &counters.client_address_sent } else { &counters.client_address_omitted };
+            counter.add(1);
+        }
+    }
+
+    /// The same for a packet of the server, in its IP version.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn toa_outbound<A: Ip, S: Ip>(&mut self, job: &mut Job<Io::Packet, S>, id: ConnId) {
+        let conn = A::table(&mut self.tables).get_mut(id);
+        if job.ip.flags.contains(tcp::Flags::SYN) {
+            let (l3, l4) = (usize::from(job.ip.l3), usize::from(job.ip.l4));
+            let end = l3 + usize::from(job.ip.len);
+            lower_mss(&mut job.packet.data_mut()[l4..end], option_len(A::FAMILY == Family::V4) as u16);
+        } else if shows_that_the_connection_exists(conn) {
+            conn.flags.remove(ConnFlags::TOA);
         }
     }
 }
@@ -106,24 +113,3 @@ fn insert<A: Ip>(packet: &mut impl PacketBuf, ip: &IpPacket<A>, mtu: u16, client
     set_length::<A>(&mut frame[l3..], ip.len + added);
     true
 }
-
-/// Lowers the maximum segment size that a SYN announces, if it does.
-fn lower_mss(segment: &mut [u8], by: u16) {
-    let header_len = usize::from(segment[tcp::DATA_OFFSET] >> 4) * 4;
-    let found = tcp_options::options(&segment[tcp::HEADER_LEN..header_len])
-        .find(|option| option.kind == MSS && option.data.len() == 2)
-        .map(|option| (tcp::HEADER_LEN + option.at, u16::from_be_bytes([option.data[0], option.data[1]])));
-    let Some((at, mss)) = found else { return };
-    // What every host takes in one segment without saying so (RFC 9293 section 3.7.1) has room for the option anyway.
-    let lower = mss.saturating_sub(by).max(mss.min(DEFAULT_MSS));
-    // The two bytes may lie in two words of the checksum.
-    let words = (at & !1)..(at + 3) & !1;
-    let mut before = [0; 4];
-    let before = &mut before[..words.len()];
-    before.copy_from_slice(&segment[words.clone()]);
-    segment[at..at + 2].copy_from_slice(&lower.to_be_bytes());
-    Delta::ZERO.replace_bytes(before, &segment[words]).apply_at(segment, tcp::CHECKSUM);
-}
-
-/// The maximum segment size of a host that announces none, over IPv4.
-const DEFAULT_MSS: u16 = 536;

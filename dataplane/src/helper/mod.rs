@@ -85,7 +85,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(id);
         let is_ftp = snapshot.settings.ftp_ports.contains(&conn.vport);
-        if is_ftp && conn.protocol == Protocol::TCP && conn.mode.sees_replies() {
+        // To a server of the other IP version only the control connection would be understood.
+        let is_far = conn.flags.contains(ConnFlags::FAR);
+        if is_ftp && conn.protocol == Protocol::TCP && conn.mode.sees_replies() && !is_far {
             conn.flags.insert(ConnFlags::LONG_WAY);
             table.add_extra(id).ftp = Some(Ftp::new(service.local_ports));
         }
@@ -247,7 +249,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let attempts = PORT_ATTEMPTS * self.shared.limits.workers;
         for lport in self.helpers.ports(ports, attempts) {
             let conn = Conn { lport, ..conn.clone() };
-            if !self.owns(&conn.outbound()) {
+            if !self.takes_reply(&conn.outbound()) {
                 continue;
             }
             match A::table(&mut self.tables).insert(conn, timeout, self.now) {

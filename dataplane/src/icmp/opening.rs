@@ -9,8 +9,8 @@ use proto::parse::IpPacket;
 use proto::state::State;
 use proto::{Protocol, tcp};
 
-use super::{Quote, checksum_is_right, relay};
-use crate::conn::{Conn, Side};
+use super::{Quote, checksum_is_right, cross, relay};
+use crate::conn::{Conn, ConnFlags, Side};
 use crate::ip::Ip;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::persistence::{FTP, FTP_DATA};
@@ -47,6 +47,13 @@ pub(super) fn receive<Io: WorkerIo, A: Ip>(
     let opened = open(pipeline, snapshot, service, job);
     job.ip = arrived;
     match opened {
+        Ok(conn) if conn.flags.contains(ConnFlags::FAR) => {
+            let (table, tuple) = (A::table(&mut pipeline.tables), conn.inbound());
+            match table.find(table.hash(&tuple), &tuple) {
+                Some((id, _)) => cross::relay_to_server(pipeline, snapshot, job, id, &quoted),
+                None => Verdict::Drop(DropReason::ServerGone),
+            }
+        }
         Ok(conn) => relay(pipeline, snapshot, job, conn, Side::Inbound, quoted),
         // As for other packets, but that nobody is told: no error is sent about an error.
         Err(DropReason::NoServer) if service.key.vport == FTP && tuple.dport != FTP => Verdict::Punt,

@@ -5,6 +5,8 @@
 
 mod support;
 
+mod cross;
+mod cross_icmp;
 mod defence;
 mod forward;
 mod fragments;

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proto::tcp::Flags;
 use proto::{Family, Protocol};
 
+use crate::cross::cross_service;
 use crate::support::packet::{Transport, frame, icmp, icmp_frame, opening, split, tcp, udp};
 use crate::support::*;
 
@@ -102,6 +103,10 @@ fn director(workers: usize) -> (Director, Vec<(dataplane::PortId, Vec<u8>)>) {
                 id += 1;
             }
         }
+        for protocol in PROTOCOLS {
+            services.push(cross_service(id, family, protocol, &[id]));
+            id += 1;
+        }
     }
     let keys: Vec<(ServiceKey, bool)> = services.iter().map(|s| (s.key, s.servers[0].mode.sees_replies())).collect();
     let setup = Setup { connections: 48, slow_path_frames: 64, ..Setup::workers(workers) };
@@ -134,15 +139,21 @@ fn director(workers: usize) -> (Director, Vec<(dataplane::PortId, Vec<u8>)>) {
             packets.push((CLIENTS, frame(&ip, port_mac(CLIENTS), mac_of(from.ip()))));
         }
         if sees_replies {
-            let reply = packet(at_server.dst, at_server.src).with_payload(vec![3; 100]);
+            let reply = match key.protocol {
+                Protocol::TCP => tcp(at_server.dst, at_server.src, Flags::ACK),
+                _ => udp(at_server.dst, at_server.src),
+            };
+            let reply = reply.with_payload(vec![3; 100]);
             packets.push((SERVERS, frame_for(SERVERS, &reply)));
         }
-        let (kind, code) = if family == Family::V4 { (3, 4) } else { (2, 0) };
-        let router = on_server_link(family, 99);
+        let too_big = |family| if family == Family::V4 { (3, 4) } else { (2, 0) };
+        let (kind, code) = too_big(Family::of(outer.src.ip()));
+        let router = on_server_link(Family::of(outer.src.ip()), 99);
         let error = icmp(router, outer.src.ip(), (kind, code, 1400), &outer.bytes);
         packets.push((SERVERS, icmp_frame(&error, port_mac(SERVERS), mac_of(router))));
         let error = icmp(router, outer.src.ip(), (kind, code, 1400), &[outer.bytes, vec![7; 1400]].concat()[..1440]);
         packets.push((SERVERS, icmp_frame(&error, port_mac(SERVERS), mac_of(router))));
+        let (kind, code) = too_big(family);
         let router = on_client_link(family, 99);
         let error = icmp(router, to.ip(), (kind, code, 1400), &packet(to, from).with_payload(vec![3; 1300]).ip());
         packets.push((CLIENTS, icmp_frame(&error, port_mac(CLIENTS), mac_of(router))));

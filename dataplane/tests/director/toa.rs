@@ -10,6 +10,7 @@ use dataplane::snapshot::ForwardMode::{FullNat, Nat};
 use proto::tcp::Flags;
 use proto::{Family, Protocol};
 
+use crate::cross::cross_service;
 use crate::support::check::{self, SeenIp};
 use crate::support::packet::{Packet, Transport, tcp};
 use crate::support::*;
@@ -97,6 +98,30 @@ fn segments_tell_the_address_until_the_server_answers() {
             assert_eq!(counted(&director), (1 + 2 * workers as u64, 0));
             director.finish();
         }
+    }
+}
+
+/// The option says in its own version who the client is, whatever the server's is, and full segments have room for it.
+#[test]
+fn a_server_of_the_other_version_is_told_the_same() {
+    for (family, plain, mss) in [(Family::V4, 1440u16, 1432u16), (Family::V6, 1460, 1420)] {
+        let mut balanced = cross_service(1, family, Protocol::TCP, &[1]);
+        balanced.client_address = Some(ClientAddress::Toa);
+        let mut director = Director::new(Setup::workers(2), vec![balanced]);
+        let (client, virt) = (client(family, 4000), virt(family, 1));
+        let told = told(client);
+        let syn = open(&mut director, 0, Protocol::TCP, client, virt);
+        assert_eq!(options(&syn), told);
+        let announced = |mss: u16| [2, 4, (mss >> 8) as u8, mss as u8];
+        let reply = with_options(tcp(syn.dst, syn.src, Flags::SYN | ACK), &announced(plain));
+        assert_eq!(options(&director.forward(0, SERVERS, &reply).1.ip), announced(mss));
+        let full = tcp(client, virt, ACK).with_payload(vec![0x5a; mss.into()]);
+        let (_, seen) = director.forward(1, CLIENTS, &full);
+        assert_eq!((options(&seen.ip), &seen.ip.payload), (told, &full.payload));
+        director.forward(1, SERVERS, &tcp(syn.dst, syn.src, ACK));
+        assert_eq!(options(&director.forward(0, CLIENTS, &full).1.ip), []);
+        assert_eq!(counted(&director), (2, 0));
+        director.finish();
     }
 }
 
