@@ -1,6 +1,7 @@
 //! What the types cannot say: ranges and combinations.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use dataplane::snapshot::MAX_FTP_PORTS;
 use dataplane::steer::MAX_WORKERS;
@@ -213,11 +214,17 @@ fn services(config: &Config, problems: &mut Problems) {
             };
             problems.add(format!("{key}{within}"), message);
         }
-        let mut modes = service.servers.iter().map(|s| s.mode).chain(service.settings.sorry_server.map(|s| s.mode));
-        let fullnat = modes.any(|mode| mode == ForwardMode::Fullnat);
-        if fullnat && service.local_addresses.is_empty() {
-            let message = format!("service {} has FULLNAT servers: give it at least one local address", service.id);
-            problems.add(format!("{key}.local_addresses"), message);
+        let servers = service.servers.iter().map(|s| (s.mode, s.address));
+        let servers: Vec<_> = servers.chain(service.settings.sorry_server.map(|s| (s.mode, s.address))).collect();
+        for (version, is_v6) in [("IPv4", false), ("IPv6", true)] {
+            let is_fullnat = |(mode, address): &(ForwardMode, SocketAddr)| {
+                *mode == ForwardMode::Fullnat && address.is_ipv6() == is_v6
+            };
+            if servers.iter().any(is_fullnat) && !service.local_addresses.iter().any(|local| local.is_ipv6() == is_v6) {
+                let id = service.id;
+                let message = format!("service {id} has FULLNAT servers: give it at least one {version} local address");
+                problems.add(format!("{key}.local_addresses"), message);
+            }
         }
     }
 }

@@ -320,7 +320,17 @@ fn mistakes() {
             &format!("{PORT}{service}{server}mode = 'fullnat'\n"),
             &[
                 "t.toml:4:1: services[0].local_addresses: service tcp/192.0.2.10:80 has FULLNAT servers: give it at least one \
-               local address",
+               IPv4 local address",
+            ],
+        ),
+        (
+            &format!(
+                "{PORT}{service}local_addresses = ['10.9.9.9']\n{server}mode = 'fullnat'\n\
+                 [[services.servers]]\naddress = '[2001:db8::2]:80'\nmode = 'fullnat'\n"
+            ),
+            &[
+                "t.toml:7:19: services[0].local_addresses: service tcp/192.0.2.10:80 has FULLNAT servers: give it at least one \
+               IPv6 local address",
             ],
         ),
         (

@@ -185,7 +185,7 @@ impl<'a> Drafter<'a> {
             }
             Operation::AddLocalAddress { service, local_address, interface } => {
                 let (id, service) = self.existing(*service)?;
-                validate::local_address(id, *local_address).map_err(|p| p.within("local_address"))?;
+                validate::local_address(*local_address).map_err(|p| p.within("local_address"))?;
                 if service.local_addresses.contains(local_address) {
                     let message = format!("local address {local_address} exists already in service {id}");
                     return Err(Problem::new(ErrorKind::Exists, "local_address", message));

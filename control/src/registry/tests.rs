@@ -198,7 +198,12 @@ fn refusals() {
         (delete("192.0.2.9:80"), NotFound, "service", "service tcp/192.0.2.9:80 does not exist; add it first"),
         (add_server("192.0.2.9:80", server("10.0.0.9:80")), NotFound, "service", "does not exist"),
         (add_server(VIP, server("10.0.0.1:80")), Exists, "server.address", "exists already in service"),
-        (add_server(VIP, server("[2001:db8::1]:80")), Invalid, "server.address", "which only mode tun can join"),
+        (
+            add_server(VIP, server("[2001:db8::1]:80")),
+            Invalid,
+            "server.address",
+            "which only modes fullnat and tun can join",
+        ),
         (member(&|s| s.tunnel = tunnel(Gre, None, Full)), Invalid, "server.tunnel", "goes with mode tun only"),
         (wrapped(Gue, None, Off), Invalid, "server.tunnel.port", "needs a UDP port from 1 to 65535"),
         (wrapped(Gue, Some(0), Off), Invalid, "server.tunnel.port", "needs a UDP port from 1 to 65535"),
@@ -226,7 +231,7 @@ fn refusals() {
         (edit_server(VIP, server("10.0.0.9:80")), NotFound, "server.address", "server 10.0.0.9:80 does not exist"),
         (delete_server(VIP, "10.0.0.9:80"), NotFound, "server", "does not exist in service tcp/192.0.2.1:80"),
         (add_local(VIP, "10.9.9.9"), Exists, "local_address", "exists already"),
-        (add_local(VIP, "2001:db8::1"), Invalid, "local_address", "different address families"),
+        (add_local(VIP, "ff02::1"), Invalid, "local_address", "multicast"),
         (
             Operation::DeleteLocalAddress { service: id(VIP), local_address: [10, 9, 9, 8].into() },
             NotFound,

@@ -62,7 +62,7 @@ pub(super) fn service(service: &Service) -> Check {
     settings(id, &service.settings)?;
     for (index, address) in service.local_addresses.iter().enumerate() {
         let here = || format!("local_addresses[{index}]");
-        local_address(id, *address).map_err(|p| p.within(here()))?;
+        local_address(*address).map_err(|p| p.within(here()))?;
         if service.local_addresses[..index].contains(address) {
             return Err(Problem::new(ErrorKind::Exists, here(), twice("local address", address, id)));
         }
@@ -267,10 +267,10 @@ pub(super) fn server(id: ServiceId, server: &Server) -> Check {
     let fail = |path: &str, message: String| Err(Problem::invalid(path, message));
     unicast(address.ip(), "server address").or_else(|m| fail("address", m))?;
     without_zone(address).or_else(|m| fail("address", m))?;
-    if Family::of(address.ip()) != id.family() && mode != ForwardMode::Tun {
+    if Family::of(address.ip()) != id.family() && !matches!(mode, ForwardMode::Tun | ForwardMode::Fullnat) {
         let message = format!(
-            "server {address} and service {id} are of different address families, which only mode tun can join; \
-             use that mode, or a server of the service's family"
+            "server {address} and service {id} are of different address families, which only modes fullnat and tun can \
+             join; use one of them, or a server of the service's family"
         );
         return fail("address", message);
     }
@@ -339,15 +339,9 @@ fn tunnel(address: SocketAddr, mode: ForwardMode, tunnel: Tunnel) -> Check {
     fail("tunnel.checksum", message)
 }
 
-/// A source address for FULLNAT.
-pub(super) fn local_address(id: ServiceId, address: IpAddr) -> Check {
-    unicast(address, "local address").map_err(|m| Problem::invalid("", m))?;
-    if Family::of(address) != id.family() {
-        let message =
-            format!("local address {address} and service {id} are of different address families; not supported yet");
-        return Err(Problem::invalid("", message));
-    }
-    Ok(())
+/// A source address for FULLNAT servers of its family.
+pub(super) fn local_address(address: IpAddr) -> Check {
+    unicast(address, "local address").map_err(|m| Problem::invalid("", m))
 }
 
 /// New director-wide timeouts; 0 leaves a value as it is.
