@@ -436,7 +436,7 @@ impl<A: Address> ConnTable<A> {
         self.capacity
     }
 
-    /// Memory of the table in bytes, without that of extras, which is used as needed.
+    /// Memory of the table in bytes, without that of extras and of connections across IP versions, which is used as needed.
     pub fn memory_bytes(&self) -> usize {
         self.entries.capacity() * size_of::<Conn<A>>() + self.index.memory_bytes() + size_of::<Self>()
     }
