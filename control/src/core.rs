@@ -4,6 +4,7 @@
 //! one, so that no lock is needed and a batch of operations is never seen half done. [`CoreHandle`] is cheap to clone.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +15,7 @@ use dataplane::snapshot::{MAX_FTP_PORTS, Settings, Snapshot};
 use dataplane::{PortId, ServerId as ServerSlot};
 use dpvs_api::{
     ApiError, Author, ConnectionPage, DropCount, ErrorKind, EventKind, MarkRule, Operation, PortStats, ServerStatus,
-    ServiceId, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
+    Service, ServiceId, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -32,12 +33,54 @@ use crate::trouble::Watch;
 /// Requests that may wait for the core; a caller beyond that waits itself.
 const QUEUE: usize = 64;
 
+/// What the core forwards by; what the API changes and a configuration file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Running {
+    /// All services, in list order.
+    pub services: Vec<Service>,
+    /// Rules that give packets firewall marks.
+    pub marks: Vec<MarkRule>,
+    /// Connection timeouts.
+    pub timeouts: Timeouts,
+    /// Run-time settings.
+    pub sysctls: Sysctls,
+}
+
+/// Works out what to change in what runs.
+type WorkOut = dyn FnOnce(&Running) -> Vec<Operation> + Send;
+
+/// Operations that are worked out when nothing else can change what runs.
+pub(crate) struct Plan {
+    operations: Box<WorkOut>,
+    /// What the operations become part of; `None`: they are not applied, the question is which they would be.
+    batch: Option<Batch>,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("batch", &self.batch).finish_non_exhaustive()
+    }
+}
+
+/// What a plan led to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What ran before.
+    pub before: Running,
+    /// What the plan made of it.
+    pub operations: Vec<Operation>,
+    /// What is wrong with the operations.
+    pub result: Result<(), ApiError>,
+}
+
 /// A request with the place its answer goes to. A caller that left is no error.
 #[derive(Debug)]
 pub(crate) enum Request {
     Connections(Option<String>, usize, oneshot::Sender<Result<ConnectionPage, ApiError>>),
     Drain(oneshot::Sender<()>),
     Apply(Batch, oneshot::Sender<Result<String, ApiError>>),
+    Plan(Plan, oneshot::Sender<Outcome>),
+    Running(oneshot::Sender<Running>),
     Version(Option<ServiceId>, oneshot::Sender<Result<String, ApiError>>),
     ServicesAfter(Option<ServiceId>, usize, oneshot::Sender<(Vec<ServiceStatus>, bool)>),
     Services(oneshot::Sender<Vec<ServiceStatus>>),
@@ -108,6 +151,21 @@ impl CoreHandle {
     /// operation by index and the field, e.g. `[3].server.weight`. Returns the version of the batch's scope that they led to.
     pub async fn apply(&self, batch: impl Into<Batch>) -> Result<String, ApiError> {
         self.ask(|reply| Request::Apply(batch.into(), reply)).await?
+    }
+
+    /// Applies the operations that `plan` makes of what runs, as part of a batch that has no others; nothing comes in between.
+    /// Without a batch, they are not applied: the outcome says what would be wrong with them, as far as that shows beforehand.
+    pub async fn plan(
+        &self,
+        batch: Option<Batch>,
+        plan: impl FnOnce(&Running) -> Vec<Operation> + Send + 'static,
+    ) -> Result<Outcome, ApiError> {
+        self.ask(|reply| Request::Plan(Plan { operations: Box::new(plan), batch }, reply)).await
+    }
+
+    /// What runs.
+    pub async fn running(&self) -> Result<Running, ApiError> {
+        self.ask(Request::Running).await
     }
 
     /// All services with their servers, sorted by protocol, address and port; then those of firewall marks.
@@ -382,6 +440,16 @@ impl Core {
         // Sending fails when the caller left, which is its own business.
         match request {
             Request::Apply(batch, reply) => drop(reply.send(self.apply(batch).await)),
+            Request::Plan(Plan { operations, batch }, reply) => {
+                let before = self.running();
+                let operations = operations(&before);
+                let result = match batch {
+                    Some(batch) => self.apply(Batch { operations: operations.clone(), ..batch }).await.map(drop),
+                    None => self.registry.draft(&operations).map(drop),
+                };
+                drop(reply.send(Outcome { before, operations, result }));
+            }
+            Request::Running(reply) => drop(reply.send(self.running())),
             Request::Services(reply) => {
                 drop(reply.send(self.registry.services().map(|(id, entry)| self.service(id, entry)).collect()));
             }
@@ -420,6 +488,15 @@ impl Core {
                 self.publish();
                 let _ = reply.send(());
             }
+        }
+    }
+
+    fn running(&self) -> Running {
+        Running {
+            services: self.registry.services().map(|(id, entry)| entry.service(id)).collect(),
+            marks: self.registry.marks().to_vec(),
+            timeouts: self.registry.timeouts(),
+            sysctls: self.registry.sysctls(),
         }
     }
 
@@ -612,4 +689,4 @@ fn stopped() -> ApiError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

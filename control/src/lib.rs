@@ -4,6 +4,7 @@
 //! * [`core`]: the owner of the configuration and the statistics, and the handle by which others reach it.
 //! * [`registry`]: the model of services and servers; turns operations into the packet path's service table.
 //! * [`stats`]: totals and rates from the workers' counters; [`connections`]: listings of the workers' tables.
+//! * [`reconcile`]: a configuration compared with what runs, and applied.
 //! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it; on a thread of its own.
 //! * [`events`]: what happened lately; `trouble` finds what workers do not tell.
 //! * [`server`]: the API on a Unix socket.
@@ -20,6 +21,7 @@ mod health;
 pub mod kernel;
 mod local;
 pub mod metrics;
+pub mod reconcile;
 pub mod registry;
 pub mod server;
 mod settings;

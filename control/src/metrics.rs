@@ -14,6 +14,7 @@ mod sheet;
 mod tests;
 mod workers;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 use prometheus_client::registry::Registry;
-use serde::{Deserialize, Deserializer, de};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use self::control::ControlMetrics;
 use self::sheet::Sheet;
@@ -140,6 +142,29 @@ impl<'de> Deserialize<'de> for Shown {
         }
 
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::ALL => serializer.serialize_str("all"),
+            Self::NONE => serializer.serialize_str("none"),
+            Self(number) => serializer.serialize_u64(number as u64),
+        }
+    }
+}
+
+impl JsonSchema for Shown {
+    fn schema_name() -> Cow<'static, str> {
+        "Shown".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "\"all\", \"none\" or the largest number.",
+            "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "enum": ["all", "none"] }],
+        })
     }
 }
 

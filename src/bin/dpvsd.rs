@@ -21,13 +21,20 @@ struct Arguments {
     /// Checks the configuration file, says what is wrong with it, and ends
     #[arg(long)]
     check: bool,
+    /// Prints the JSON Schema of the configuration file, and ends
+    #[arg(long, conflicts_with = "check")]
+    schema: bool,
     /// Further arguments for DPDK's environment abstraction layer
     #[arg(last = true, value_name = "EAL ARGUMENT")]
     eal_args: Vec<String>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { config, check, eal_args } = Arguments::parse();
+    let Arguments { config, check, schema, eal_args } = Arguments::parse();
+    if schema {
+        let written = std::io::stdout().write_all(control::config::schema().as_bytes());
+        return written.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     if check {
         return match Config::load(&config) {
             // Who reads no output may still want the exit status.

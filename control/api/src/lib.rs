@@ -3,6 +3,7 @@
 //! Unknown fields are refused everywhere, so that a typing error never means "default".
 #![forbid(unsafe_code)]
 
+mod config;
 mod connection;
 mod error;
 mod event;
@@ -17,6 +18,7 @@ mod service;
 mod stats;
 mod sysctl;
 
+pub use config::{ConfigChanges, ConfigError, ConfigFile, ConfigRefusal, ConfigSources, Edit, Position};
 pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
 pub use event::{Author, Change, Event, EventKind};

@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dpvs_api::{
-    ApiError, Connection, ConnectionPage, DropCount, MarkRule, Operation, PortStats, ServiceId, ServicePage,
-    ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
+    ApiError, ConfigChanges, ConfigRefusal, ConfigSources, Connection, ConnectionPage, DropCount, MarkRule, Operation,
+    PortStats, ServiceId, ServicePage, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -53,6 +54,9 @@ pub enum ClientError {
     /// The daemon answered with an error.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The daemon found mistakes in a configuration.
+    #[error("{}", .0.error)]
+    Config(Box<ConfigRefusal>),
     /// What answers is not dpvsd, or not a version that this client understands.
     #[error("{}: {reason}: is it dpvsd that listens there, and of this version?", socket.display())]
     Protocol {
@@ -186,6 +190,28 @@ impl Client {
         self.request(Method::POST, "/v1/batch", body).map(|_| ())
     }
 
+    /// What [`apply_config`](Self::apply_config) would change.
+    pub fn compare_config(&self, sources: &ConfigSources) -> Result<ConfigChanges, ClientError> {
+        self.post("/v1/config/diff", sources)
+    }
+
+    /// Makes what runs as a configuration says.
+    pub fn apply_config(&self, sources: &ConfigSources) -> Result<ConfigChanges, ClientError> {
+        self.post("/v1/config/apply", sources)
+    }
+
+    /// What runs, as a configuration file.
+    pub fn export_config(&self) -> Result<String, ClientError> {
+        let body = self.request(Method::GET, "/v1/config", Vec::new())?;
+        String::from_utf8(body.into()).map_err(|error| self.misunderstood(error.to_string()))
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.misunderstood(error.to_string()))?;
+        let answer = self.request(Method::POST, path, body)?;
+        serde_json::from_slice(&answer).map_err(|error| self.misunderstood(format!("{path}: {error}")))
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let body = self.request(Method::GET, path, Vec::new())?;
         serde_json::from_slice(&body).map_err(|error| self.misunderstood(format!("{path}: {error}")))
@@ -204,6 +230,9 @@ impl Client {
 
     /// Why the daemon refused.
     fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        if let Ok(refusal) = serde_json::from_slice::<ConfigRefusal>(body) {
+            return ClientError::Config(Box::new(refusal));
+        }
         match serde_json::from_slice::<ApiError>(body) {
             Ok(error) => ClientError::Api(error),
             Err(_) => self.misunderstood(format!("HTTP status {status}")),

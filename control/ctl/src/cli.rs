@@ -5,13 +5,30 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use dpvs_api::{
     ClientAddress, Engine, ForwardMode, LocalPorts, Netmask, Network, PortRange, Protocol, Scheduler, SchedulerFlag,
     ServiceId, SorryServer, Sysctls, TunnelChecksum, TunnelType,
 };
 
 use crate::filter::Endpoint;
+
+const CONFIG_HELP: &str = "\
+Examples:
+  dpvs-ctl diff /etc/dpvs/dpvsd.toml
+  dpvs-ctl apply /etc/dpvs/dpvsd.toml
+  VIP=192.0.2.10 dpvs-ctl --json diff dpvsd.toml | jq '.operations[].op'
+
+Environment variables in the file are those of this command.";
+
+/// What can be imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImportFormat {
+    /// keepalived.conf
+    Keepalived,
+    /// Output of 'ipvsadm -S'
+    Ipvsadm,
+}
 
 /// Controls and observes dpvsd, the layer-4 load balancer.
 #[derive(Debug, Parser)]
@@ -29,6 +46,7 @@ Examples:
   dpvs-ctl servers edit tcp/192.0.2.10:80 10.0.0.1:8080 --weight 0
   dpvs-ctl connections --server 10.0.0.1
   dpvs-ctl drops
+  dpvs-ctl apply /etc/dpvs/dpvsd.toml
   dpvs-ctl --json services list | jq '.[].address'
 
 Exit status: 0 done, 1 the daemon refused or does not answer, 2 wrong usage."
@@ -119,6 +137,57 @@ A setting lasts until the daemon ends; [sysctl] in the configuration file keeps 
     Zero {
         /// Only those of this service and its servers
         service: Option<ServiceId>,
+    },
+    /// Check a configuration file and say all that is wrong with it
+    Check {
+        /// The file; '-' is standard input
+        file: PathBuf,
+    },
+    /// What 'apply' would change
+    #[command(after_help = CONFIG_HELP)]
+    Diff {
+        /// The file; '-' is standard input
+        file: PathBuf,
+    },
+    /// Make the running daemon as a configuration file says, all or nothing
+    ///
+    /// Only what differs is touched: connections and counters of everything else go on. What runs and is not in the file
+    /// goes, what came over the API or by ipvsadm included.
+    #[command(after_help = CONFIG_HELP)]
+    Apply {
+        /// The file; '-' is standard input
+        file: PathBuf,
+    },
+    /// What runs as a configuration file, changes over the API and by ipvsadm included
+    #[command(after_help = "\
+Example, to keep what was changed while it ran:
+  dpvs-ctl export --output /etc/dpvs/dpvsd.toml
+
+Included files become part of the one file, environment variables and comments are gone.")]
+    Export {
+        /// Write it to this file, whole or not at all, in place of standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Translate a configuration of keepalived, or the output of 'ipvsadm -S', and print it
+    #[command(after_help = "\
+Examples:
+  dpvs-ctl import /etc/keepalived/keepalived.conf >/etc/dpvs/conf.d/services.toml
+  ipvsadm -S -n | dpvs-ctl import -
+
+What has no translation is named on standard error, with file and line.")]
+    Import {
+        /// The file; '-' is standard input
+        file: PathBuf,
+        /// What it is [default: seen from what it says]
+        #[arg(long, value_enum)]
+        format: Option<ImportFormat>,
+        /// Which lines behind '@ID' hold, as 'keepalived -i' says [default: the host's name up to its first dot]
+        #[arg(long, value_name = "ID")]
+        config_id: Option<String>,
+        /// Fail if anything has no translation
+        #[arg(long)]
+        strict: bool,
     },
     /// Apply a file of operations, all or none
     ///

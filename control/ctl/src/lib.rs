@@ -3,8 +3,10 @@
 
 mod change;
 mod cli;
+mod config;
 mod event;
 mod filter;
+mod import;
 mod numbers;
 mod run;
 mod show;
@@ -37,6 +39,20 @@ pub fn main() -> u8 {
             eprintln!("{}", serde_json::json!(error));
             FAILED
         }
+        Err(Error::Client(ClientError::Config(refusal))) if cli.json => {
+            eprintln!("{}", serde_json::json!(refusal));
+            FAILED
+        }
+        // A line for each mistake, as compilers write them.
+        Err(Error::Client(ClientError::Config(refusal))) if !refusal.errors.is_empty() => {
+            refusal.errors.iter().for_each(|error| eprintln!("{error}"));
+            FAILED
+        }
+        Err(Error::Config(errors)) => {
+            errors.iter().for_each(|error| eprintln!("{error}"));
+            FAILED
+        }
+        Err(Error::Said(status)) => status,
         Err(error) => {
             eprintln!("dpvs-ctl: {error}");
             FAILED

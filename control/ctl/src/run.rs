@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use dpvs_api::{ApiError, ErrorKind, Operation, ServiceId, ServiceStatus, Sysctls, Timeouts};
+use dpvs_api::{ApiError, ConfigError, ErrorKind, Operation, ServiceId, ServiceStatus, Sysctls, Timeouts};
 use dpvs_client::{Client, ClientError};
 use serde::Serialize;
 
 use crate::cli::{self, Cli, Command, ConnectionFilters, LocalAddresses, Marks, Servers, Services, TimeoutsCommand};
-use crate::{change, event, show};
+use crate::{change, config, event, import, show};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -19,8 +19,12 @@ pub enum Error {
     Client(ClientError),
     /// The result could not be printed.
     Output(io::Error),
-    /// A file of operations cannot be used.
+    /// A file cannot be used.
     File(PathBuf, String),
+    /// A configuration is wrong.
+    Config(Vec<ConfigError>),
+    /// Another program has said why.
+    Said(u8),
 }
 
 impl fmt::Display for Error {
@@ -28,6 +32,11 @@ impl fmt::Display for Error {
         match self {
             Error::Client(error) => error.fmt(f),
             Error::Output(error) => write!(f, "standard output: {error}"),
+            Error::Config(errors) => {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+            Error::Said(status) => write!(f, "exit status {status}"),
             Error::File(path, reason) => write!(f, "{}: {reason}", path.display()),
         }
     }
@@ -89,6 +98,19 @@ pub fn run(cli: &Cli, client: &Client, output: &mut dyn Write) -> Result<(), Err
             apply(client, Operation::SetSysctls { values: cli::assignments(settings).map_err(invalid)? })
         }
         Command::Zero { service } => apply(client, Operation::Zero { service: *service }),
+        Command::Check { file } => config::check(client, output, file),
+        Command::Diff { file } => {
+            let changes = client.compare_config(&config::sources(file)?)?;
+            print(cli, output, &changes, |changes| config::show(changes, config::Tense::Future))
+        }
+        Command::Apply { file } => {
+            let changes = client.apply_config(&config::sources(file)?)?;
+            print(cli, output, &changes, |changes| config::show(changes, config::Tense::Past))
+        }
+        Command::Export { output: file } => config::export(client, output, file.as_deref()),
+        Command::Import { file, format, config_id, strict } => {
+            import::import(output, file, *format, config_id.as_deref(), *strict)
+        }
         Command::ApplyBatch { file } => Ok(client.apply(&read_operations(file)?)?),
     }
 }
@@ -221,13 +243,18 @@ fn events(cli: &Cli, client: &Client, output: &mut dyn Write, after: Option<&str
 }
 
 fn read_operations(path: &Path) -> Result<Vec<Operation>, Error> {
-    let failed = |reason: String| Error::File(path.to_owned(), reason);
+    let text = read(path)?;
+    serde_json::from_str(&text).map_err(|error| Error::File(path.to_owned(), error.to_string()))
+}
+
+/// The text of a file, or of standard input.
+pub(crate) fn read(path: &Path) -> Result<String, Error> {
     let mut text = String::new();
     let read = if path == Path::new("-") {
         io::stdin().read_to_string(&mut text)
     } else {
         File::open(path).and_then(|mut file| file.read_to_string(&mut text))
     };
-    read.map_err(|error| failed(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+    read.map_err(|error| Error::File(path.to_owned(), error.to_string()))?;
+    Ok(text)
 }

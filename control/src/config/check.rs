@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use dataplane::snapshot::MAX_FTP_PORTS;
 use dataplane::steer::MAX_WORKERS;
-use dpvs_api::{ErrorKind, ForwardMode, Operation};
+use dpvs_api::{ErrorKind, ForwardMode, Operation, Service};
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, Daemon, Eal, Helpers, Limits, Port, Workers};
@@ -19,6 +19,9 @@ const MAX_INTERFACE: usize = 15;
 const MIN_CONNECTIONS: usize = 1024;
 /// Slots are 32-bit numbers; this leaves room and is more than memory allows.
 const MAX_CONNECTIONS: usize = 1 << 30;
+
+/// Errors of services that are looked for: each takes another look at all that are left.
+const MAX_ERRORS: usize = 100;
 
 /// What is wrong, with the key it is about.
 #[derive(Debug)]
@@ -199,21 +202,46 @@ fn marks(config: &Config, problems: &mut Problems) {
     }
 }
 
-/// Adds the services to a registry one by one, so that each can have its error.
+/// Adds the services to a registry all at once. One that is wrong is taken out and the rest tried again, so that each can have
+/// its error.
 fn services(config: &Config, problems: &mut Problems) {
     let mut registry = Registry::new(config.limits.services.min(1 << 20), config.limits.servers.min(1 << 22));
+    let add = |service: &Service| Operation::AddService { service: service.clone() };
+    let mut operations: Vec<Operation> = config.services.iter().map(add).collect();
+    let mut indices: Vec<usize> = (0..operations.len()).collect();
+    let mut found = Vec::new();
+    while let Err(error) = registry.apply(&operations, &|_| false) {
+        let path = error.path.as_deref().unwrap_or_default();
+        let place = path.strip_prefix('[').and_then(|path| path.split_once(']'));
+        let index = place.and_then(|(index, _)| index.parse::<usize>().ok()).filter(|&index| index < indices.len());
+        let (Some(index), Some((_, within))) = (index, place) else {
+            problems.add("services", error.message);
+            break;
+        };
+        let within = within.to_owned();
+        operations.remove(index);
+        found.push((indices.remove(index), within, error));
+        if found.len() == MAX_ERRORS {
+            break;
+        }
+    }
+    for (index, within, error) in found {
+        let (limit, value) = match within.as_str() {
+            ".server" => ("servers", config.limits.servers),
+            _ => ("services", config.limits.services),
+        };
+        let within = within.strip_prefix(".service").unwrap_or_default();
+        let message = match (error.kind, within) {
+            (ErrorKind::Full, _) => format!("no room: limits.{limit} is {value}; raise it, or remove {limit}"),
+            (ErrorKind::Exists, ".address" | ".fwmark") => {
+                format!("service {} stands twice in the file; remove one, or merge them", config.services[index].id)
+            }
+            _ => error.message,
+        };
+        problems.add(format!("services[{index}]{within}"), message);
+    }
     for (index, service) in config.services.iter().enumerate() {
         let key = format!("services[{index}]");
-        if let Err(error) = registry.apply(&[Operation::AddService { service: service.clone() }], &|_| false) {
-            let within = error.path.as_deref().and_then(|path| path.strip_prefix("[0].service")).unwrap_or_default();
-            let message = match within {
-                ".address" | ".fwmark" if error.kind == ErrorKind::Exists => {
-                    format!("service {} stands twice in the file; remove one, or merge them", service.id)
-                }
-                _ => error.message,
-            };
-            problems.add(format!("{key}{within}"), message);
-        }
         let servers = service.servers.iter().map(|s| (s.mode, s.address));
         let servers: Vec<_> = servers.chain(service.settings.sorry_server.map(|s| (s.mode, s.address))).collect();
         for (version, is_v6) in [("IPv4", false), ("IPv6", true)] {

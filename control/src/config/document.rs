@@ -1,8 +1,11 @@
-//! The file as a tree whose nodes know where they stand.
+//! The files as trees whose nodes know where they stand.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use dpvs_api::{ConfigFile, ConfigSources, Position};
+use dpvs_file::{INCLUDE, expand};
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
@@ -12,49 +15,135 @@ use super::{Config, ConfigError};
 /// The sections, for the error about an unknown one.
 const SECTIONS: &str = "daemon, eal, workers, limits, timeouts, sysctl, helpers, metrics, ports, marks, services";
 
-/// A configuration file that is being read.
-pub(super) struct Document<'a> {
+/// Sections that included files may have: lists whose items follow those of the files before.
+const SHARED: [&str; 2] = ["marks", "services"];
+
+/// All files of a configuration that is being read. Keys of their lists count through all of them; an error has the key
+/// within its file.
+pub(super) struct Documents<'a> {
+    /// The main file, then those that it includes.
+    documents: Vec<Document<'a>>,
+    environment: &'a BTreeMap<String, String>,
+}
+
+/// One of the files.
+struct Document<'a> {
     file: &'a Path,
     text: &'a str,
     root: Spanned<DeTable<'a>>,
     syntax: Vec<toml::de::Error>,
 }
 
-impl<'a> Document<'a> {
-    pub fn new(file: &'a Path, text: &'a str) -> Self {
-        let (root, syntax) = DeTable::parse_recoverable(text);
-        Self { file, text, root, syntax }
+impl<'a> Documents<'a> {
+    pub fn new(sources: &'a ConfigSources) -> Self {
+        let documents = sources.files.iter().map(Document::new).collect();
+        Self { documents, environment: &sources.environment }
     }
 
     /// Everything that can be read, and the errors on the way. With errors, what is read is of no use.
-    pub fn read(&self) -> (Config, Vec<ConfigError>) {
+    pub fn read(&mut self) -> (Config, Vec<ConfigError>) {
         let mut config = Config::default();
-        let mut errors: Vec<ConfigError> = self.syntax.iter().map(|error| self.error("", error)).collect();
+        let syntax = self.documents.iter().flat_map(|document| document.syntax.iter().map(|e| document.error("", e)));
+        let mut errors: Vec<ConfigError> = syntax.collect();
+        if errors.is_empty() {
+            let environment = self.environment;
+            errors = self.documents.iter_mut().flat_map(|document| document.expand(environment)).collect();
+        }
         if !errors.is_empty() {
             return (config, errors);
         }
+        let main = self.documents.first().map_or(Path::new(""), |document| document.file);
+        for (index, document) in self.documents.iter().enumerate() {
+            let mut found = Vec::new();
+            document.read((index > 0).then_some(main), &mut config, &mut found);
+            found.sort_by_key(|error| error.position);
+            errors.extend(found);
+        }
+        (config, errors)
+    }
+
+    /// An error about the value of `key`, or about the nearest thing around it that is in the file.
+    pub fn error_at(&self, key: &str, message: String) -> ConfigError {
+        match self.home(key) {
+            Some((document, key)) => document.error_in(&key, document.find(&key), message),
+            None => ConfigError { file: Default::default(), position: None, key: key.to_owned(), message },
+        }
+    }
+
+    /// The same without a place if nothing of it is in the file.
+    pub fn error_about(&self, key: &str, message: String) -> ConfigError {
+        let is_there = self.home(key).is_some_and(|(document, key)| document.find(&key).is_some());
+        let error = self.error_at(key, message);
+        ConfigError { position: error.position.filter(|_| is_there), ..error }
+    }
+
+    /// The file that a key stands in, and the key there.
+    fn home(&self, key: &str) -> Option<(&Document<'a>, String)> {
+        let main = || self.documents.first().map(|document| (document, key.to_owned()));
+        let Some((name, rest)) = key.split_once('[') else { return main() };
+        let Some((index, rest)) = rest.split_once(']') else { return main() };
+        let Ok(mut index) = index.parse::<usize>() else { return main() };
+        for document in self.documents.iter().filter(|_| SHARED.contains(&name)) {
+            let items = document.items(name);
+            if index < items {
+                return Some((document, format!("{name}[{index}]{rest}")));
+            }
+            index -= items;
+        }
+        main()
+    }
+}
+
+impl<'a> Document<'a> {
+    fn new(file: &'a ConfigFile) -> Self {
+        let (root, syntax) = DeTable::parse_recoverable(&file.text);
+        Self { file: &file.path, text: &file.text, root, syntax }
+    }
+
+    /// Puts environment variables into all strings.
+    fn expand(&mut self, environment: &BTreeMap<String, String>) -> Vec<ConfigError> {
+        let mut mistakes = Vec::new();
+        for (key, value) in self.root.get_mut().iter_mut() {
+            expand_value(key.get_ref(), value, environment, &mut mistakes);
+        }
+        mistakes.into_iter().map(|(key, span, message)| self.error_in(&key, Some(span), message)).collect()
+    }
+
+    /// Adds what the file says. `main` is the file that includes it, if one does.
+    fn read(&self, main: Option<&Path>, config: &mut Config, errors: &mut Vec<ConfigError>) {
         for (key, value) in self.root.get_ref() {
             let name = key.get_ref().as_ref();
-            match name {
-                "daemon" => self.section(name, value, &mut config.daemon, &mut errors),
-                "eal" => self.section(name, value, &mut config.eal, &mut errors),
-                "workers" => self.section(name, value, &mut config.workers, &mut errors),
-                "limits" => self.section(name, value, &mut config.limits, &mut errors),
-                "timeouts" => self.section(name, value, &mut config.timeouts, &mut errors),
-                "sysctl" => self.section(name, value, &mut config.sysctl, &mut errors),
-                "helpers" => self.section(name, value, &mut config.helpers, &mut errors),
-                "metrics" => self.section(name, value, &mut config.metrics, &mut errors),
-                "ports" => self.list(name, value, &mut config.ports, &mut errors),
-                "marks" => self.list(name, value, &mut config.marks, &mut errors),
-                "services" => self.list(name, value, &mut config.services, &mut errors),
-                _ => {
-                    let message = format!("unknown section: correct or remove it; there are {SECTIONS}");
-                    errors.push(self.error_in(name, Some(key.span()), message));
+            let refuse = |message: String| self.error_in(name, Some(key.span()), message);
+            match (name, main) {
+                ("marks", _) => self.list(name, value, &mut config.marks, errors),
+                ("services", _) => self.list(name, value, &mut config.services, errors),
+                (INCLUDE, None) => self.section(name, value, &mut Vec::<String>::new(), errors),
+                (INCLUDE, Some(main)) => errors.push(refuse(format!(
+                    "a file that is included includes no others: name them in {}",
+                    main.display()
+                ))),
+                (
+                    "daemon" | "eal" | "workers" | "limits" | "timeouts" | "sysctl" | "helpers" | "metrics" | "ports",
+                    Some(main),
+                ) => {
+                    errors.push(refuse(format!(
+                        "included files have {} only: move this into {}",
+                        SHARED.join(" and "),
+                        main.display()
+                    )));
                 }
+                ("daemon", None) => self.section(name, value, &mut config.daemon, errors),
+                ("eal", None) => self.section(name, value, &mut config.eal, errors),
+                ("workers", None) => self.section(name, value, &mut config.workers, errors),
+                ("limits", None) => self.section(name, value, &mut config.limits, errors),
+                ("timeouts", None) => self.section(name, value, &mut config.timeouts, errors),
+                ("sysctl", None) => self.section(name, value, &mut config.sysctl, errors),
+                ("helpers", None) => self.section(name, value, &mut config.helpers, errors),
+                ("metrics", None) => self.section(name, value, &mut config.metrics, errors),
+                ("ports", None) => self.list(name, value, &mut config.ports, errors),
+                _ => errors.push(refuse(format!("unknown section: correct or remove it; there are {SECTIONS}"))),
             }
         }
-        errors.sort_by_key(|error| error.position);
-        (config, errors)
     }
 
     fn section<T: DeserializeOwned>(
@@ -64,7 +153,7 @@ impl<'a> Document<'a> {
         into: &mut T,
         errors: &mut Vec<ConfigError>,
     ) {
-        if !value.get_ref().is_table() {
+        if key != INCLUDE && !value.get_ref().is_table() {
             let message = format!("must be a section: write [{key}] on a line of its own and its keys below");
             errors.push(self.error_in(key, Some(value.span()), message));
             return;
@@ -99,16 +188,10 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// An error about the value of `key`, or about the nearest thing around it that is in the file.
-    pub fn error_at(&self, key: &str, message: String) -> ConfigError {
-        self.error_in(key, self.find(key), message)
-    }
-
-    /// The same without a place if nothing of it is in the file.
-    pub fn error_about(&self, key: &str, message: String) -> ConfigError {
-        let error = self.error_at(key, message);
-        let position = error.position.filter(|_| self.find(key).is_some());
-        ConfigError { position, ..error }
+    /// How many items a list has.
+    fn items(&self, name: &str) -> usize {
+        let list = self.root.get_ref().get(name).and_then(|value| value.get_ref().as_array());
+        list.map_or(0, |items| items.len())
     }
 
     fn error(&self, key: &str, error: &toml::de::Error) -> ConfigError {
@@ -121,11 +204,8 @@ impl<'a> Document<'a> {
     }
 
     fn error_in(&self, key: &str, span: Option<Range<usize>>, message: String) -> ConfigError {
-        let start = span.map_or(0, |span| span.start.min(self.text.len()));
-        let before = self.text.get(..start).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        ConfigError { file: self.file.to_owned(), position: Some((line, column)), key: key.to_owned(), message }
+        let position = Position::of(self.text, span.map_or(0, |span| span.start));
+        ConfigError { file: self.file.to_owned(), position: Some(position), key: key.to_owned(), message }
     }
 
     fn find(&self, key: &str) -> Option<Range<usize>> {
@@ -146,6 +226,35 @@ impl<'a> Document<'a> {
             table = value.get_ref().as_table();
         }
         found
+    }
+}
+
+/// A mistake: its key, place and message.
+type Mistake = (String, Range<usize>, String);
+
+fn expand_value(
+    key: &str,
+    value: &mut Spanned<DeValue<'_>>,
+    environment: &BTreeMap<String, String>,
+    mistakes: &mut Vec<Mistake>,
+) {
+    let span = value.span();
+    match value.get_mut() {
+        DeValue::String(text) if text.contains("${") => match expand(text, |name| environment.get(name).cloned()) {
+            Ok(expanded) => *text = expanded.into_owned().into(),
+            Err(error) => mistakes.push((key.to_owned(), span, error.to_string())),
+        },
+        DeValue::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                expand_value(&format!("{key}[{index}]"), item, environment, mistakes);
+            }
+        }
+        DeValue::Table(table) => {
+            for (name, value) in table.iter_mut() {
+                expand_value(&format!("{key}.{}", name.get_ref()), value, environment, mistakes);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -1,64 +1,33 @@
 //! The configuration file (TOML).
 //!
-//! Services have the types of the API. Unknown keys are refused everywhere, and every error names file, line, column and
+//! What it is made of, included files and environment variables, is gathered by the crate `dpvs-file`, on the daemon's side
+//! or by whoever sends it over the API; here is what it means. Services have the types of the API. Unknown keys are refused everywhere, and every error names file, line, column and
 //! key, and what to do. `deploy/dpvsd.toml` shows every key with its default.
 
 mod check;
 mod document;
+mod export;
 pub mod reload;
+mod schema;
 mod values;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use dpvs_api::{MarkRule, Service, Sysctls, Timeouts};
-use serde::Deserialize;
+pub use dpvs_api::ConfigError;
+use dpvs_api::{ConfigSources, MarkRule, Service, Sysctls, Timeouts};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::metrics::Shown;
+pub use export::export;
+pub use schema::schema;
 pub use values::{MacAddress, Prefix};
 
-/// What is wrong with the configuration file, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The file.
-    pub file: PathBuf,
-    /// Line and column, both from 1, in characters; absent if the file cannot be read or says nothing of the key.
-    pub position: Option<(usize, usize)>,
-    /// The key, e.g. `services[0].servers[1].weight`; empty for errors of the syntax.
-    pub key: String,
-    /// What is wrong and what to do, in one line.
-    pub message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut f = OneLine(f);
-        write!(f, "{}", self.file.display())?;
-        if let Some((line, column)) = self.position {
-            write!(f, ":{line}:{column}")?;
-        }
-        if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
-        }
-        write!(f, ": {}", self.message)
-    }
-}
-
-/// Escapes control characters: messages quote what stands in the file.
-struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
-
-impl Write for OneLine<'_, '_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.chars().try_for_each(|c| match c.is_control() {
-            true => write!(self.0, "{}", c.escape_default()),
-            false => self.0.write_char(c),
-        })
-    }
-}
+use crate::metrics::Shown;
 
 /// All that is wrong with the configuration file; at least one error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +45,8 @@ impl fmt::Display for ConfigErrors {
 }
 
 /// The configuration.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The process.
     pub daemon: Daemon,
@@ -103,7 +73,7 @@ pub struct Config {
 }
 
 /// The process.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Daemon {
     /// Unix socket of the API; an absolute path. Default `/run/dpvs/dpvsd.sock`.
@@ -131,7 +101,7 @@ impl Default for Daemon {
 }
 
 /// DPDK's environment abstraction layer.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eal {
     /// Tells DPDK processes on one machine apart. Default `dpvs`.
@@ -159,7 +129,7 @@ impl Default for Eal {
 }
 
 /// Use of huge pages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Hugepages {
     /// If the system has some free.
@@ -172,7 +142,7 @@ pub enum Hugepages {
 }
 
 /// Worker threads.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Workers {
     /// How many, 1 to 64. Default: as many as `cores`, or 1.
@@ -191,7 +161,7 @@ impl Workers {
 }
 
 /// What a worker does without packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Idle {
     /// Looks again at once: lowest latency, its core is always busy.
@@ -202,7 +172,7 @@ pub enum Idle {
 }
 
 /// Sizes of tables, fixed at start-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections of the whole director, per address family; divided among the workers. Default 1048576.
@@ -230,7 +200,7 @@ impl Default for Limits {
 }
 
 /// Helpers for protocols that open further connections.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Helpers {
     /// Virtual TCP ports of FTP services in NAT and FULLNAT modes, at most 8. Default 21; none switches the helper off.
@@ -244,7 +214,7 @@ impl Default for Helpers {
 }
 
 /// Metrics for Prometheus. They are always at `/metrics` of the API's socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
     /// Address and TCP port where they are served as well, by plain HTTP and to everybody. Default: none.
@@ -256,7 +226,7 @@ pub struct Metrics {
 }
 
 /// A DPDK port.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
     /// Name of your choice, unique.
@@ -298,6 +268,24 @@ fn mtu() -> u16 {
     1500
 }
 
+impl Default for Port {
+    /// A port without a name and a device, which it needs.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            device: String::new(),
+            vdev: None,
+            interface: None,
+            queues: None,
+            rx_descriptors: descriptors(),
+            tx_descriptors: descriptors(),
+            mtu: mtu(),
+            mac: None,
+            addresses: Vec::new(),
+        }
+    }
+}
+
 impl Port {
     /// Whether the device is no PCI device.
     pub fn is_virtual(&self) -> bool {
@@ -306,35 +294,32 @@ impl Port {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file with all that it includes. Environment variables are those of this process.
     pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            let message = match error.kind() {
-                std::io::ErrorKind::NotFound => "there is no such file: name one with --config".to_owned(),
-                std::io::ErrorKind::InvalidData => "not UTF-8 text: save it as UTF-8".to_owned(),
-                _ => format!(
-                    "cannot be read: {error}: make it a file that dpvsd may read, or name another with --config"
-                ),
-            };
-            ConfigErrors(vec![ConfigError { file: file.to_owned(), position: None, key: String::new(), message }])
-        })?;
-        Self::parse(file, &text)
+        Self::parse(&Self::sources(file)?)
     }
 
-    /// Parses and checks the text of `file`; finds as many errors as it can.
-    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigErrors> {
-        let document = document::Document::new(file, text);
-        let (config, mut errors) = document.read();
+    /// What a file is made of.
+    pub fn sources(file: &Path) -> Result<ConfigSources, ConfigErrors> {
+        dpvs_file::read(file, |name| std::env::var(name).ok()).map_err(ConfigErrors)
+    }
+
+    /// Parses and checks; finds as many errors as it can.
+    pub fn parse(sources: &ConfigSources) -> Result<Self, ConfigErrors> {
+        let mut documents = document::Documents::new(sources);
+        let (config, mut errors) = documents.read();
         if errors.is_empty() {
             let problems = check::check(&config);
-            errors.extend(problems.into_iter().map(|problem| document.error_at(&problem.key, problem.message)));
+            errors.extend(problems.into_iter().map(|problem| documents.error_at(&problem.key, problem.message)));
         }
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 
-    /// The error about `key` of `file`, whose text is given, that showed only when its value was used.
-    pub fn locate(file: &Path, text: &str, key: &str, message: String) -> ConfigError {
-        document::Document::new(file, text).error_about(key, message)
+    /// The error about `key` that showed only when its value was used.
+    pub fn locate(sources: &ConfigSources, key: &str, message: String) -> ConfigError {
+        let mut documents = document::Documents::new(sources);
+        documents.read();
+        documents.error_about(key, message)
     }
 
     /// The mirror interface of a port, by its position.

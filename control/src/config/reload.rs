@@ -128,9 +128,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use dpvs_api::Sysctls;
+    use dpvs_api::{ConfigFile, ConfigSources, Sysctls};
 
     use super::*;
     use crate::registry::Registry;
@@ -139,7 +137,9 @@ mod tests {
 
     fn config(rest: &str) -> Config {
         let text = if rest.contains("[[ports]]") { rest.to_owned() } else { format!("{rest}\n{PORT}") };
-        Config::parse(Path::new("t.toml"), &text).unwrap_or_else(|errors| panic!("{errors}"))
+        let files = vec![ConfigFile { path: "t.toml".into(), text }];
+        let parsed = Config::parse(&ConfigSources { files, environment: BTreeMap::new() });
+        parsed.unwrap_or_else(|errors| panic!("{errors}"))
     }
 
     /// A service with NAT servers, given as `ADDRESS=WEIGHT`.

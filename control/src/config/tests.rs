@@ -2,14 +2,21 @@
 
 use std::path::Path;
 
-use dpvs_api::{ForwardMode, Protocol, Scheduler};
+use dpvs_api::{ConfigFile, ConfigSources, ForwardMode, Protocol, Scheduler};
 
 use super::*;
 
 const PORT: &str = "[[ports]]\nname = 'lan'\ndevice = 'net_tap0'\n";
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
-    Config::parse(Path::new("t.toml"), text)
+    parse_files(&[("t.toml", text)], &[])
+}
+
+/// Parses a main file, those that it includes, and environment variables.
+fn parse_files(files: &[(&str, &str)], environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let file = |(path, text): &(&str, &str)| ConfigFile { path: path.into(), text: (*text).to_owned() };
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::parse(&ConfigSources { files: files.iter().map(file).collect(), environment: environment.collect() })
 }
 
 #[test]
@@ -337,8 +344,7 @@ fn mistakes() {
             &format!(
                 "[limits]\nservices = 1\n{PORT}{service}[[services]]\nprotocol = 'udp'\naddress = '192.0.2.10:80'\n"
             ),
-            &["t.toml:9:1: services[1]: no room for another service: 1 are configured or still have connections; \
-               raise limits.services in the configuration file and restart dpvsd"],
+            &["t.toml:9:1: services[1]: no room: limits.services is 1; raise it, or remove services"],
         ),
     ];
     for (text, expected) in cases {
@@ -355,7 +361,7 @@ fn files_that_cannot_be_read_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     let error = Config::load(&file).unwrap_err().to_string();
-    assert_eq!(error, format!("{}: there is no such file: name one with --config", file.display()));
+    assert_eq!(error, format!("{}: there is no such file", file.display()));
     std::fs::write(&file, [0xff, 0xfe]).unwrap();
     assert!(Config::load(&file).unwrap_err().to_string().ends_with("not UTF-8 text: save it as UTF-8"));
     std::fs::write(&file, "[limits]\nservers = 0\nservices = 0").unwrap();
@@ -365,6 +371,149 @@ fn files_that_cannot_be_read_are_named() {
             .ends_with("limits.services: 0 is out of range: give 1 to 1048576 (and 2 more: `dpvsd --check` shows all)"),
         "{error}"
     );
+}
+
+#[test]
+fn included_files_follow_the_main_one() {
+    let service = |port: u16| format!("[[services]]\nprotocol = 'tcp'\naddress = '192.0.2.10:{port}'\n");
+    let mark = |mark: u32| format!("[[marks]]\nmark = {mark}\n");
+    let main = format!("include = ['conf.d/*']\n{PORT}{}{}", service(1), mark(1));
+    let (a, b) = (mark(2) + &mark(3), service(2) + &service(3) + &mark(4));
+    let config = parse_files(&[("t.toml", &main), ("a.toml", &a), ("b.toml", &b)], &[]).unwrap();
+    assert_eq!(config.services.iter().map(|service| service.id.port()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(config.marks.iter().map(|rule| rule.mark).collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn mistakes_in_included_files_are_found_there() {
+    let service = "[[services]]\nprotocol = 'tcp'\naddress = '192.0.2.10:80'\n";
+    for (main, included, expected) in [
+        (PORT, "x = [", "a.toml:1:6: unclosed array, expected `]`"),
+        ("include = 1", "", "t.toml:1:11: include: invalid type: integer `1`, expected a list: [...]"),
+        (PORT, "[daemon]\n", "a.toml:1:2: daemon: included files have marks and services only: move this into t.toml"),
+        (PORT, "[[ports]]\n", "a.toml:1:3: ports: included files have marks and services only: move this into t.toml"),
+        (
+            PORT,
+            "include = ['b']\n",
+            "a.toml:1:1: include: a file that is included includes no others: name them in t.toml",
+        ),
+        (
+            PORT,
+            "y = 1\n",
+            "a.toml:1:1: y: unknown section: correct or remove it; there are daemon, eal, workers, limits, \
+                           timeouts, sysctl, helpers, metrics, ports, marks, services",
+        ),
+        (
+            &(PORT.to_owned() + service),
+            &format!("#\n{service}timeout = 0\n{service}"),
+            "a.toml:5:11: services[0].timeout: service tcp/192.0.2.10:80: a timeout of 0 seconds is out of range; \
+             give 1 to 2678400 (31 days)\n\
+             a.toml:8:11: services[1].address: service tcp/192.0.2.10:80 stands twice in the file; remove one, or merge them",
+        ),
+        (PORT, "[[marks]]\nmark = 1\ningress = 'x'", "a.toml:3:11: marks[0].ingress: there is no port 'x'"),
+    ] {
+        let errors = parse_files(&[("t.toml", main), ("a.toml", included)], &[]).unwrap_err().0;
+        let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert!(text.join("\n").starts_with(expected), "{}\n{expected}", text.join("\n"));
+    }
+}
+
+#[test]
+fn environment_variables_are_put_into_strings() {
+    let text = format!(
+        "{PORT}addresses = ['${{NET}}.1/24']\n[daemon]\nlog = '${{LOG:-warn}}'\n[[services]]\nprotocol = 'tcp'\n\
+         address = '${{NET}}.10:80'\n"
+    );
+    let config = parse_files(&[("t.toml", &text)], &[("NET", "192.0.2")]).unwrap();
+    assert_eq!(
+        (config.daemon.log.as_str(), config.ports[0].addresses[0].to_string().as_str()),
+        ("warn", "192.0.2.1/24")
+    );
+    assert_eq!(config.services[0].id.to_string(), "tcp/192.0.2.10:80");
+    let errors = parse_files(&[("t.toml", &text)], &[]).unwrap_err().0;
+    let remedy = "environment variable NET is not set: set it, or write ${NET:-DEFAULT}; $${ stands for a literal ${";
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            format!("t.toml:4:14: ports[0].addresses[0]: {remedy}"),
+            format!("t.toml:9:11: services[0].address: {remedy}")
+        ]
+    );
+    // What is put in is no TOML, and no number.
+    let error = parse_files(&[("t.toml", "[limits]\nservices = '${N}'\n")], &[("N", "5")]).unwrap_err().to_string();
+    assert!(error.starts_with("t.toml:2:12: limits.services: invalid type: string \"5\""), "{error}");
+}
+
+#[test]
+fn files_are_included_from_the_folder_and_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+    std::fs::write(&file, format!("include = ['${{DPVS_TEST_NONE:-conf.d}}']\n{PORT}")).unwrap();
+    let service = "[[services]]\nprotocol = 'udp'\naddress = '192.0.2.10:53'\n";
+    std::fs::write(folder.path().join("conf.d/dns.toml"), service).unwrap();
+    assert_eq!(Config::load(&file).unwrap().services.len(), 1);
+}
+
+#[test]
+fn the_schema_is_current() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/dpvsd.schema.json");
+    if std::env::var_os("DPVS_UPDATE_DOCS").is_some() {
+        std::fs::write(&file, schema()).unwrap();
+    }
+    let written = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        written == schema(),
+        "deploy/dpvsd.schema.json is old: run 'dpvsd --schema >deploy/dpvsd.schema.json', or \
+         'cargo nextest run -p control schema' with DPVS_UPDATE_DOCS=1"
+    );
+}
+
+#[test]
+fn the_schema_takes_what_is_read_and_refuses_what_is_not() {
+    let validator = jsonschema::draft202012::new(&serde_json::from_str(&schema()).unwrap()).unwrap();
+    let as_json = |text: &str| -> serde_json::Value {
+        serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap_or_else(|error| panic!("{error}\n{text}")))
+            .unwrap()
+    };
+    let complete = uncommented();
+    for text in [SAMPLE, &complete, IMPORTED[0], IMPORTED[1], "include = ['conf.d/*.toml']", PORT] {
+        let value = as_json(text);
+        let errors: Vec<String> =
+            validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{errors:?}\n{text}");
+    }
+    let server =
+        "[[services]]\nprotocol = 'tcp'\naddress = '192.0.2.1:80'\n[[services.servers]]\naddress = '10.0.0.1:80'\n";
+    for (text, valid) in [
+        (format!("{server}mode = 'nat'"), true),
+        (format!("{server}mode = '${{MODE}}'"), true),
+        (format!("{server}mode = 'nta'"), false),
+        (format!("{server}mode = 'nat'\nweight = 'x'"), false),
+        (format!("{server}mode = 'nat'\nwieght = 1"), false),
+        (server.to_owned(), false),
+        (format!("{PORT}mac = '${{MAC}}'"), true),
+        (format!("{PORT}mac = '02'"), false),
+        ("[eal]\nhugepages = 'maybe'".to_owned(), false),
+        ("[eal]\nhugepages = '${HUGE:-auto}'".to_owned(), true),
+        ("[daemons]".to_owned(), false),
+        ("[sysctl]\nsloppy_tcp = 2".to_owned(), false),
+        ("include = 'x'".to_owned(), false),
+    ] {
+        assert_eq!(validator.is_valid(&as_json(&text)), valid, "{text}");
+    }
+}
+
+/// What `dpvs-ctl import` makes of its samples.
+pub(crate) const IMPORTED: [&str; 2] =
+    [include_str!("../../import/tests/samples/everything.toml"), include_str!("../../import/tests/samples/rules.toml")];
+
+#[test]
+fn imported_configurations_are_right() {
+    for text in IMPORTED {
+        parse(&format!("{PORT}\n{text}")).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    }
 }
 
 const SAMPLE: &str = include_str!("../../../deploy/dpvsd.toml");

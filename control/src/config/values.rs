@@ -1,14 +1,23 @@
 //! Values that TOML writes as strings.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, de};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A MAC address of a single station, as `02:00:00:00:00:01`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacAddress(pub [u8; 6]);
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
 
 impl FromStr for MacAddress {
     type Err = String;
@@ -65,18 +74,34 @@ impl FromStr for Prefix {
     }
 }
 
-macro_rules! from_string {
-    ($type:ty) => {
+macro_rules! as_text {
+    ($type:ident, $pattern:literal, $description:literal) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
             }
         }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": $pattern, "description": $description })
+            }
+        }
     };
 }
 
-from_string!(MacAddress);
-from_string!(Prefix);
+as_text!(MacAddress, "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$", "A MAC address of one station, e.g. 02:00:00:00:00:01.");
+as_text!(Prefix, "^[0-9a-fA-F:.]+/[0-9]{1,3}$", "An address with its network's prefix length, e.g. 192.0.2.1/24.");
 
 /// Whether `text` has the form `[DOMAIN:]BUS:DEVICE.FUNCTION`, all hexadecimal.
 pub(super) fn is_pci_address(text: &str) -> bool {

@@ -7,14 +7,14 @@ use proto::state::State;
 
 use super::*;
 
-struct Bench {
+pub(crate) struct Bench {
     shared: Arc<Shared>,
     fibs: watch::Sender<Arc<Fib>>,
-    handle: CoreHandle,
+    pub(crate) handle: CoreHandle,
 }
 
 /// Runs `test` beside a core.
-async fn with_core<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
+pub(crate) async fn with_core<F: Future<Output = ()>>(test: impl FnOnce(Bench) -> F) {
     let limits = Limits {
         workers: 2,
         ports: 1,

@@ -121,9 +121,7 @@ fn within_file(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use dpvs_api::ErrorKind;
+    use dpvs_api::{ConfigFile, ConfigSources, ErrorKind};
 
     use super::*;
 
@@ -132,8 +130,9 @@ mod tests {
 
     #[test]
     fn errors_of_the_start_stand_where_their_key_does() {
-        let file = Path::new("t.toml");
-        let config = Config::parse(file, FILE).unwrap();
+        let files = vec![ConfigFile { path: "t.toml".into(), text: FILE.to_owned() }];
+        let sources = ConfigSources { files, environment: Default::default() };
+        let config = Config::parse(&sources).unwrap();
         let port = || "b".to_owned();
         let denied = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let interface = || "x1".to_owned();
@@ -172,7 +171,7 @@ mod tests {
             ),
         ] {
             let key = error.key(&config).unwrap();
-            let located = Config::locate(file, FILE, &key, error.to_string()).to_string();
+            let located = Config::locate(&sources, &key, error.to_string()).to_string();
             assert!(located.starts_with(expected), "{located}");
         }
         assert_eq!(DaemonError::Worker("1".into()).key(&config), None);

@@ -21,10 +21,11 @@ use super::log::Log;
 use super::memory;
 use super::notify::notify;
 use super::workers::Threads;
-use crate::config::{self, Config, ConfigErrors, reload};
+use crate::config::{self, Config, ConfigErrors};
 use crate::core::{Batch, Core, CoreHandle, DeviceCounters, Devices, Facts, Parts, PortFacts};
 use crate::kernel::{Kernel, PortKernel};
 use crate::metrics::Extent;
+use crate::reconcile::{Reconciler, Refused};
 use crate::server::{self, Socket};
 
 /// Frames that can be under way between workers and kernel, in each direction.
@@ -58,12 +59,12 @@ fn system(action: &'static str) -> impl Fn(std::io::Error) -> DaemonError {
 /// Runs the daemon until a signal ends it.
 pub fn run(options: &Options) -> Result<(), DaemonError> {
     let started = Instant::now();
-    let config = load(options)?;
+    let sources = Config::sources(&options.config)?;
+    let config = Config::parse(&sources)?;
     let log = Log::start(&config.daemon.log);
-    let text = std::fs::read_to_string(&options.config).unwrap_or_default();
     let place = config.clone();
     start(options, config, log, started).map_err(|error| match error.key(&place) {
-        Some(key) => ConfigErrors(vec![Config::locate(&options.config, &text, &key, error.to_string())]).into(),
+        Some(key) => ConfigErrors(vec![Config::locate(&sources, &key, error.to_string())]).into(),
         None => error,
     })
 }
@@ -75,17 +76,11 @@ fn start(options: &Options, config: Config, log: Log, started: Instant) -> Resul
     runtime.block_on(live(options, config, cores, log, started))
 }
 
-fn load(options: &Options) -> Result<Config, ConfigErrors> {
-    let mut config = Config::load(&options.config)?;
-    config.eal.args.extend(options.eal_args.iter().cloned());
-    Ok(config)
-}
-
 async fn live(options: &Options, config: Config, cores: Cores, log: Log, started: Instant) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
     let socket = Socket::bind(&config.daemon.socket, config.daemon.socket_group.as_deref())?;
     // Values are dropped in the reverse of their order here: workers, mirror interfaces, ports, socket.
-    let (dpdk, ios) = start_dpdk(&config, &cores)?;
+    let (dpdk, ios) = start_dpdk(&config, &options.eal_args, &cores)?;
     let dpdk = Arc::new(dpdk);
     let shared = Shared::new(limits(&config));
     let capacity = config.limits.connections.div_ceil(config.workers.number());
@@ -142,7 +137,8 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let (end_api, api_ends) = oneshot::channel::<()>();
     let extent = Extent { services: config.metrics.services, servers: config.metrics.servers };
     let limits = server::Limits { metrics: extent, ..server::Limits::default() };
-    let api = server::serve(limits, socket, handle.clone(), async { drop(api_ends.await) });
+    let reconciler = Reconciler::new(handle.clone(), config, move |filter| log.set(filter));
+    let api = server::serve(limits, socket, handle.clone(), reconciler.clone(), async { drop(api_ends.await) });
     let scraped = handle.clone();
     let scrapes = async {
         match scrape_socket {
@@ -150,7 +146,7 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
             None => std::future::pending().await,
         }
     };
-    let mut supervisor = Supervisor { options, handle, log, running: config.clone(), file: config };
+    let supervisor = Supervisor { options, handle, reconciler };
     let supervised = async {
         let outcome = supervisor.supervise(&mut signals, &mut threads).await;
         drop(end_api);
@@ -222,15 +218,11 @@ impl EndSignals {
 struct Supervisor<'a> {
     options: &'a Options,
     handle: CoreHandle,
-    log: Log,
-    /// What the daemon started with; what needs a restart is as it says.
-    running: Config,
-    /// The file as it was read last.
-    file: Config,
+    reconciler: Reconciler,
 }
 
 impl Supervisor<'_> {
-    async fn supervise(&mut self, signals: &mut Signals, threads: &mut Threads) -> Result<(), DaemonError> {
+    async fn supervise(&self, signals: &mut Signals, threads: &mut Threads) -> Result<(), DaemonError> {
         loop {
             tokio::select! {
                 worker = threads.ended() => return Err(self.failed(worker)),
@@ -241,7 +233,7 @@ impl Supervisor<'_> {
                 _ = signals.hangup.recv() => self.reload().await,
             }
         }
-        let patience = Duration::from_secs(self.file.daemon.drain_timeout.into());
+        let patience = Duration::from_secs(self.reconciler.drain_timeout().await.into());
         if patience.is_zero() {
             return Ok(());
         }
@@ -288,49 +280,25 @@ impl Supervisor<'_> {
     }
 
     /// Reads the file again and applies what changed in it; leaves everything as it is if anything is wrong.
-    async fn reload(&mut self) {
-        let is_ok = self.try_reload().await;
-        self.handle.metrics().reloaded(is_ok, SystemTime::now());
-    }
-
-    /// See [`reload`](Self::reload); returns whether it succeeded.
-    async fn try_reload(&mut self) -> bool {
-        let new = match load(self.options) {
-            Ok(new) => new,
-            Err(errors) => {
-                for error in &errors.0 {
-                    tracing::error!("reload: {error}");
+    async fn reload(&self) {
+        let reloaded = self.reconciler.reload(&self.options.config).await;
+        self.handle.metrics().reloaded(reloaded.is_ok(), SystemTime::now());
+        let errors = match reloaded {
+            Ok(changes) => {
+                for key in &changes.restart {
+                    tracing::warn!("reload: {key} changed, which needs a restart");
                 }
-                tracing::error!("reload failed: the configuration stays as it was");
-                return false;
+                let count = changes.operations.len();
+                tracing::info!("reloaded {}: {count} changes of services and settings", self.options.config.display());
+                return;
             }
+            Err(Refused::Config(errors)) => errors.0.iter().map(ToString::to_string).collect(),
+            Err(Refused::Core(error, place)) => vec![place.map_or(error.to_string(), |place| place.to_string())],
         };
-        let Ok(services) = self.handle.services().await else { return false };
-        let current: Vec<Service> = services
-            .into_iter()
-            .map(|status| {
-                // Status is in list order, the newest server first.
-                let servers = status.server_status.into_iter().rev().map(|s| s.server).collect();
-                Service { servers, ..status.service }
-            })
-            .collect();
-        let Ok(marks) = self.handle.marks().await else { return false };
-        let operations = reload::difference(&self.file, &new, &current, &marks);
-        let changes = operations.len();
-        if changes > 0
-            && let Err(error) = self.handle.apply(Batch::new(operations, Author::File)).await
-        {
+        for error in errors {
             tracing::error!("reload: {error}");
-            tracing::error!("reload failed: the configuration stays as it was");
-            return false;
         }
-        self.log.set(&new.daemon.log);
-        for key in reload::needs_restart(&self.running, &new) {
-            tracing::warn!("reload: {key} changed, which needs a restart");
-        }
-        tracing::info!("reloaded {}: {changes} changes of services and settings", self.options.config.display());
-        self.file = new;
-        true
+        tracing::error!("reload failed: the configuration stays as it was");
     }
 }
 
@@ -339,11 +307,11 @@ fn is_open(connection: &Connection) -> bool {
     !["TIME_WAIT", "CLOSE"].contains(&connection.state.as_str())
 }
 
-fn start_dpdk(config: &Config, cores: &Cores) -> Result<(Dpdk, Vec<DpdkIo>), StartError> {
+fn start_dpdk(config: &Config, eal_args: &[String], cores: &Cores) -> Result<(Dpdk, Vec<DpdkIo>), StartError> {
     let workers = config.workers.number();
     let eal = EalOptions {
         file_prefix: config.eal.file_prefix.clone(),
-        args: config.eal.args.clone(),
+        args: config.eal.args.iter().chain(eal_args).cloned().collect(),
         hugepages: match config.eal.hugepages {
             config::Hugepages::Auto => Hugepages::Auto,
             config::Hugepages::Yes => Hugepages::Yes,

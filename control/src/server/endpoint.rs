@@ -109,6 +109,11 @@ impl Endpoint {
         Self { is_versioned: true, ..self }
     }
 
+    /// It changes nothing, whatever its method.
+    pub fn reads(self) -> Self {
+        Self { role: Role::Read, ..self }
+    }
+
     /// What serves it.
     pub fn route(self) -> MethodRouter<Api> {
         match self.role {

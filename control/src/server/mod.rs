@@ -7,6 +7,7 @@
 //! `routes` has the table of all that there is.
 
 mod access;
+mod config;
 mod director;
 mod endpoint;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use self::metrics::serve_metrics;
 pub use self::socket::{BindError, Socket};
 use crate::core::CoreHandle;
 use crate::metrics::Extent;
+use crate::reconcile::Reconciler;
 
 /// What a peer may use. The defaults suit a daemon; tests shorten them.
 #[derive(Clone, Copy, Debug)]
@@ -90,8 +92,14 @@ impl Default for Limits {
 }
 
 /// Serves the API until `shutdown` is ready, then lets running requests finish for [`Limits::drain`].
-pub async fn serve(limits: Limits, socket: Socket, core: CoreHandle, shutdown: impl Future<Output = ()>) {
-    let router = routes::router(core, limits);
+pub async fn serve(
+    limits: Limits,
+    socket: Socket,
+    core: CoreHandle,
+    config: Reconciler,
+    shutdown: impl Future<Output = ()>,
+) {
+    let router = routes::router(core, config, limits);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();

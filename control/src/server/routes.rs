@@ -8,8 +8,9 @@ use axum::Router;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use dpvs_api::{
-    ApiError, ConnectionPage, DropCount, ErrorKind, Event, MarkRule, NewLocalAddress, Operation, PortStats, Server,
-    Service, ServiceId, ServicePage, ServiceSettings, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
+    ApiError, ConfigChanges, ConfigSources, ConnectionPage, DropCount, ErrorKind, Event, MarkRule, NewLocalAddress,
+    Operation, PortStats, Server, Service, ServiceId, ServicePage, ServiceSettings, ServiceStatus, Status, Sysctls,
+    Timeouts, WorkerStats,
 };
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -18,8 +19,9 @@ use super::endpoint::{Endpoint, delete, get, post, put};
 use super::input::Refusal;
 use super::metrics::Metrics;
 use super::tags::{Asked, is_known, tagged};
-use super::{Limits, director, events, openapi, reply, services};
+use super::{Limits, config, director, events, openapi, reply, services};
 use crate::core::CoreHandle;
+use crate::reconcile::Reconciler;
 
 pub(super) type Answer = Result<Response, Refusal>;
 
@@ -27,6 +29,7 @@ pub(super) type Answer = Result<Response, Refusal>;
 #[derive(Clone)]
 pub(super) struct Api {
     pub core: CoreHandle,
+    pub config: Reconciler,
     pub limits: Limits,
     /// Places for those who follow events.
     pub streams: Arc<Semaphore>,
@@ -87,6 +90,22 @@ fn about_director() -> Vec<Endpoint> {
             .described("Workers see all of them at once. An error's path begins with the index of its operation.")
             .takes::<Vec<Operation>>()
             .versioned(),
+        get("/v1/config", config::export, "getConfig", "What runs, as a configuration file")
+            .described("Applying it changes nothing.")
+            .gives_other("application/toml"),
+        // Sources are too long for the query of a GET.
+        post("/v1/config/diff", config::diff, "diffConfig", "What applying a configuration would change")
+            .described("Nothing is changed. Mistakes are answered with all that is wrong, in `errors`.")
+            .reads()
+            .takes::<ConfigSources>()
+            .gives::<ConfigChanges>(),
+        post("/v1/config/apply", config::apply, "applyConfig", "Make what runs as a configuration says, all or nothing")
+            .described(
+                "What differs is changed, and nothing else is touched; what the configuration does not have goes. Mistakes are \
+                 answered with all that is wrong, in `errors`.",
+            )
+            .takes::<ConfigSources>()
+            .gives::<ConfigChanges>(),
     ]
 }
 
@@ -129,14 +148,14 @@ fn about_services() -> Vec<Endpoint> {
 }
 
 /// All endpoints, with JSON answers for wrong paths and methods too.
-pub(super) fn router(core: CoreHandle, limits: Limits) -> Router {
+pub(super) fn router(core: CoreHandle, config: Reconciler, limits: Limits) -> Router {
     let streams = Arc::new(Semaphore::new(limits.streams));
     let routes = endpoints().into_iter().fold(Router::new(), |router, endpoint| {
         let path = endpoint.path;
         router.route(path, endpoint.route())
     });
     let metrics = Metrics::new(core.clone(), limits);
-    let api = Api { core, limits, streams, metrics };
+    let api = Api { core, config, limits, streams, metrics };
     routes.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(api)
 }
 

@@ -12,6 +12,7 @@ use dpvs_api::{Operation, Sysctls, Timeouts};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::config::Config;
 use crate::core::{Batch, Request as Question};
 use crate::events::Events;
 
@@ -46,7 +47,8 @@ impl Daemon {
                 let socket = Socket::bind(&path, None).unwrap();
                 let socket = if role == Role::Read { socket.read_only() } else { socket };
                 ready.send(core.events().clone()).unwrap();
-                serve(limits, socket, core, async { _ = stopped.await }).await;
+                let config = Reconciler::new(core.clone(), Config::default(), |_| {});
+                serve(limits, socket, core, config, async { _ = stopped.await }).await;
             });
         });
         let events = started.recv().unwrap();
