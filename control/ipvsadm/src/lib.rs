@@ -22,12 +22,14 @@ mod list;
 mod names;
 mod options;
 mod restore;
+mod rules;
 mod run;
 mod save;
 mod sort;
 
 pub use director::Director;
 pub use names::{Names, SystemNames};
+pub use rules::{Rule, rules};
 pub use run::{Streams, run};
 
 /// Runs `ipvsadm` as a program: arguments, standard streams and the daemon's socket from the environment. Returns the

@@ -25,13 +25,7 @@ pub(crate) fn restore(
     let mut lines = Vec::new();
     for (line, number) in BufReader::new(input).lines().zip(1..) {
         let line = line.map_err(|error| Failure::usage(format!("standard input: {error}")).in_line(number))?;
-        if line.trim_start().starts_with('#') {
-            continue;
-        }
-        let words: Vec<String> = line.split_whitespace().filter(|word| *word != "ipvsadm").map(str::to_owned).collect();
-        if words.is_empty() {
-            continue;
-        }
+        let Some(words) = words(&line) else { continue };
         let operation = line_operation(program, &words, &operations, director, names);
         operations.push(operation.map_err(|failure| failure.in_line(number))?);
         lines.push(number);
@@ -40,6 +34,12 @@ pub(crate) fn restore(
         return Ok(());
     }
     director.apply(&operations).map_err(|error| in_line(error, &operations, &lines))
+}
+
+/// The words of a line that has any.
+pub(crate) fn words(line: &str) -> Option<Vec<String>> {
+    let words = line.split_whitespace().filter(|word| *word != "ipvsadm").map(str::to_owned).collect::<Vec<_>>();
+    (!words.is_empty() && !line.trim_start().starts_with('#')).then_some(words)
 }
 
 fn line_operation(
