@@ -50,7 +50,7 @@ pub(super) fn real_server(block: &Block, id: ServiceId, inherited: &Inherited, r
     member.server.tunnel = own.method.tunnel;
     member.server.address.set_port(port(id, own.method.mode, Some(given).filter(|port| *port != 0)));
     if !fits(address, id, own.method.mode) {
-        untranslated(report, block, "only tunnels lead to servers of the other IP version");
+        untranslated(report, block, "only tunnels and FNAT lead to servers of the other IP version");
         return None;
     }
     if given != 0 && given != member.server.address.port() {
@@ -66,7 +66,7 @@ pub(super) fn real_server(block: &Block, id: ServiceId, inherited: &Inherited, r
 }
 
 fn fits(address: IpAddr, id: ServiceId, mode: ForwardMode) -> bool {
-    mode == ForwardMode::Tun || Family::of(address) == id.family()
+    matches!(mode, ForwardMode::Tun | ForwardMode::Fullnat) || Family::of(address) == id.family()
 }
 
 fn setting(block: &Block, member: &mut Member, own: &mut Inherited, report: &mut Report) {

@@ -103,17 +103,11 @@ fn service(block: &Block, id: ServiceId, draft: &Draft, inherited: &Inherited, r
     let servers = block.children.iter().filter(|child| child.keyword == "real_server");
     let members: Vec<Member> = servers.filter_map(|child| server::real_server(child, id, inherited, report)).collect();
     let mut settings = draft.settings.clone();
-    let mut local_addresses = draft.local_addresses.clone();
+    let local_addresses = draft.local_addresses.clone();
     let is_fullnat = |mode| mode == ForwardMode::Fullnat;
     let any_fullnat = members.iter().any(|member| is_fullnat(member.server.mode));
-    if any_fullnat {
-        local_addresses.retain(|address| Family::of(*address) == id.family());
-        if local_addresses.is_empty() {
-            report.warn(
-                &block.place,
-                format!("service {id} has FNAT servers: add local_addresses, or a laddr_group_name"),
-            );
-        }
+    if any_fullnat && local_addresses.is_empty() {
+        report.warn(&block.place, format!("service {id} has FNAT servers: add local_addresses, or a laddr_group_name"));
     }
     if settings.client_address.is_none()
         && !members.is_empty()
