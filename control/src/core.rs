@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::connections::ConnectionReader;
 use crate::events::Events;
+use crate::health::{Effects, Engine, Monitor};
 use crate::kernel::Kernel;
 use crate::local::LocalAddresses;
 use crate::metrics::{ControlMetrics, Publications, Scene};
@@ -341,12 +342,15 @@ pub struct Core {
     draining: bool,
     events: Events,
     watch: Watch,
+    health: Monitor,
     /// By port: what the kernel was told of its link.
     links: Vec<bool>,
 }
 
 /// How often the ports' links are looked at.
 const LINK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the shares of servers that start slowly grow.
+const RAMP_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Core {
     /// An empty configuration, published, and the handle to change it.
@@ -364,6 +368,7 @@ impl Core {
             events: handle.events.clone(),
             publications: Publications::default(),
             metrics: Arc::clone(&handle.metrics),
+            health: Monitor::new(handle.events.clone()),
             connections: Arc::new(Mutex::new(ConnectionReader::new(shared))),
             local_addresses: LocalAddresses::default(),
             links: vec![true; parts.facts.ports.len()],
@@ -380,6 +385,9 @@ impl Core {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut link_checks = tokio::time::interval(LINK_INTERVAL);
         link_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ramps = tokio::time::interval(RAMP_INTERVAL);
+        ramps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let verdicts = self.health.board();
         let mut follow = true;
         loop {
             tokio::select! {
@@ -394,12 +402,32 @@ impl Core {
                         follow = false;
                     }
                 },
+                () = verdicts.news() => {
+                    let effects = self.health.verdicts(&self.registry, Instant::now());
+                    self.take_effects(effects);
+                }
+                _ = ramps.tick(), if self.health.is_ramping() => {
+                    let effects = self.health.ramp(&self.registry, Instant::now());
+                    self.take_effects(effects);
+                }
                 due = ticks.tick() => {
                     self.metrics.ticked(due.elapsed());
                     self.tick(Instant::now()).await;
                 }
                 _ = link_checks.tick() => self.follow_links().await,
             }
+        }
+    }
+
+    /// Has health checks run from now on.
+    pub fn start_checks(&mut self, engine: Engine) {
+        self.health.start(engine, &self.registry);
+    }
+
+    /// Has verdicts of health checks take effect.
+    fn take_effects(&mut self, effects: Effects) {
+        if self.registry.set_effects(effects) {
+            self.publish();
         }
     }
 
@@ -506,6 +534,7 @@ impl Core {
         self.check(scope, only_if)?;
         let draft = self.registry.draft(&operations)?;
         let added = self.ensure_local_addresses(&draft).await?;
+        let touched = draft.touched(&self.registry);
         let before = self.registry.revision();
         let changes = match self.registry.commit(draft, &is_busy(&self.parts.shared, self.publisher.is_adopted())) {
             Ok(changes) => changes,
@@ -517,8 +546,12 @@ impl Core {
             }
         };
         self.stats.follow(&changes);
-        if self.registry.revision() != before {
+        let effects = self.health.follow(touched, &self.registry, Instant::now());
+        let has_effect = self.registry.set_effects(effects);
+        if self.registry.revision() != before || has_effect {
             self.publish();
+        }
+        if self.registry.revision() != before {
             let version = self.version(None)?;
             self.events.publish(EventKind::configuration(version, by, &operations));
         }
@@ -586,19 +619,20 @@ impl Core {
     }
 
     fn service(&self, id: ServiceId, entry: &Entry) -> ServiceStatus {
+        let now = Instant::now();
         let status = |member: &Member| {
             let (active_connections, inactive_connections) = stats::connections(&self.parts.shared, member.slot);
             let stats = self.stats.server(member.slot);
             let persistent_connections = stats::persistent(&self.parts.shared, member.slot);
             let server = member.server.clone();
             ServerStatus {
-                effective_weight: Some(server.weight),
+                effective_weight: member.effective_weight(),
+                health_status: self.health.server_status(id, server.address, now),
                 server,
                 active_connections,
                 inactive_connections,
                 persistent_connections,
                 stats,
-                health_status: None,
             }
         };
         let counts = self.stats.service_counts(entry.slot());
@@ -611,7 +645,7 @@ impl Core {
             local_port_exhausted: counts.local_port_exhausted,
             client_address_sent: counts.client_address_sent,
             client_address_omitted: counts.client_address_omitted,
-            quorum_status: None,
+            quorum_status: self.health.quorum_status(id, now),
         }
     }
 

@@ -6,6 +6,7 @@
 //! * [`stats`]: totals and rates from the workers' counters; [`connections`]: listings of the workers' tables.
 //! * [`reconcile`]: a configuration compared with what runs, and applied.
 //! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it; on a thread of its own.
+//! * [`health`]: health checks of servers; they run on a thread of their own.
 //! * [`events`]: what happened lately; `trouble` finds what workers do not tell.
 //! * [`server`]: the API on a Unix socket.
 //! * [`metrics`]: the metrics for Prometheus.
@@ -17,7 +18,7 @@ pub mod connections;
 pub mod core;
 pub mod daemon;
 pub mod events;
-mod health;
+pub mod health;
 pub mod kernel;
 mod local;
 pub mod metrics;

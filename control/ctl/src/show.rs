@@ -1,8 +1,8 @@
 //! What people see.
 
 use dpvs_api::{
-    Connection, DropCount, ForwardMode, LocalPorts, MarkRule, Persistence, PortStats, Protocol, SchedulerFlag,
-    ServerStatus, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
+    Connection, DropCount, ForwardMode, LocalPorts, MarkRule, Persistence, PortStats, Protocol, QuorumStatus,
+    SchedulerFlag, ServerStatus, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
 };
 
 use crate::numbers::{count, duration, percent};
@@ -78,7 +78,7 @@ pub(crate) fn services(services: &[ServiceStatus]) -> String {
     ]);
     for status in services {
         let servers = &status.server_status;
-        let usable = servers.iter().filter(|server| server.server.weight > 0).count();
+        let usable = servers.iter().filter(|server| server.effective_weight.is_some_and(|weight| weight > 0)).count();
         let active: u64 = servers.iter().map(|server| server.active_connections).sum();
         let inactive: u64 = servers.iter().map(|server| server.inactive_connections).sum();
         table.row([
@@ -115,6 +115,12 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
     if settings.one_packet {
         text += "One packet          every datagram is scheduled by itself\n";
     }
+    if let Some(QuorumStatus { reached, seconds, weight }) = status.quorum_status {
+        let (quorum, time) = (settings.health.as_deref().map_or(1, |health| health.quorum), duration(seconds));
+        let state = if reached { "reached" } else { "lost" };
+        text +=
+            &format!("Quorum              {state} for {time}: servers of weight {weight} are up, {quorum} needed\n");
+    }
     let mut table = Table::new([
         Text("SERVER"),
         Text("MODE"),
@@ -134,7 +140,7 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
                 true => mode_name(server.mode).to_owned(),
                 false => format!("{} {}", mode_name(server.mode), server.tunnel),
             },
-            server.weight.to_string(),
+            weight(status),
             threshold(server.upper_threshold),
             threshold(server.lower_threshold),
             status.active_connections.to_string(),
@@ -144,7 +150,58 @@ pub(crate) fn service(status: &ServiceStatus) -> String {
         ]);
     }
     text.push('\n');
-    text + &table.render()
+    text += &table.render();
+    if status.server_status.iter().any(|server| server.health_status.is_some()) {
+        text.push('\n');
+        text += &checks(&status.server_status);
+    }
+    text
+}
+
+/// A server's weight, and the one in force if that is another.
+fn weight(status: &ServerStatus) -> String {
+    let configured = status.server.weight;
+    match status.effective_weight {
+        None => format!("{configured} (out)"),
+        Some(weight) if weight != configured => format!("{configured} (now {weight})"),
+        Some(_) => configured.to_string(),
+    }
+}
+
+/// How servers do by their checks.
+fn checks(servers: &[ServerStatus]) -> String {
+    let mut table = Table::new([
+        Text("SERVER"),
+        Text("STATE"),
+        Text("CHECK"),
+        Text("STATE"),
+        Text("FOR"),
+        Number("RUNS"),
+        Number("FAILED"),
+        Number("LAST RUN"),
+        Text("LAST ERROR"),
+    ]);
+    for status in servers {
+        let Some(health) = &status.health_status else { continue };
+        for (index, check) in health.checks.iter().enumerate() {
+            let first = |text: String| if index == 0 { text } else { String::new() };
+            let weight = check.weight.map(|weight| format!(" (weight {weight})")).unwrap_or_default();
+            let error = check.error.as_deref().unwrap_or("-");
+            let ago = check.error_seconds.map(|seconds| format!(" ({} ago)", duration(seconds))).unwrap_or_default();
+            table.row([
+                first(status.server.address.to_string()),
+                first(health.state.name().to_owned()),
+                format!("{}{weight}", check.check),
+                check.state.name().to_owned(),
+                duration(check.seconds),
+                check.runs.to_string(),
+                check.failures.to_string(),
+                format!("{:.1} ms", check.duration_us as f64 / 1000.0),
+                format!("{error}{ago}"),
+            ]);
+        }
+    }
+    table.render()
 }
 
 /// The service's servers and what they are called.

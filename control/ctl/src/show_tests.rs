@@ -1,7 +1,8 @@
 //! Every rendering once, in full.
 
 use dpvs_api::{
-    ClientAddress, FlowStats, Protocol, Scheduler, Server, ServerStatus, Service, ServiceSettings, SorryServer,
+    CheckStatus, ClientAddress, FlowStats, HealthState, Protocol, Scheduler, Server, ServerHealthStatus, ServerStatus,
+    Service, ServiceSettings, SorryServer,
 };
 
 use super::*;
@@ -87,6 +88,41 @@ fn services_and_servers() {
         "SERVICE            LOCAL ADDRESS      PORTS  CONNECTIONS WITHOUT PORT\n\
          tcp/192.0.2.10:80  10.0.0.200     2000-2999                      1500\n"
     );
+}
+
+#[test]
+fn health() {
+    let mut status = service_status();
+    status.quorum_status = Some(QuorumStatus { reached: true, seconds: 61, weight: 5 });
+    let check = |state, error: Option<&str>| CheckStatus {
+        check: "http 10.0.0.2:8080/".to_owned(),
+        state,
+        seconds: 12,
+        runs: 30,
+        failures: 4,
+        duration_us: 1234,
+        error: error.map(str::to_owned),
+        error_seconds: error.map(|_| 1),
+        weight: None,
+    };
+    let down = check(HealthState::Down, Some("status 503"));
+    let checks = vec![check(HealthState::Up, None), down];
+    status.server_status[1].effective_weight = None;
+    status.server_status[1].health_status = Some(ServerHealthStatus { state: HealthState::Down, seconds: 12, checks });
+    let text = service(&status);
+    assert!(
+        text.contains("Quorum              reached for 1 min 1 s: servers of weight 5 are up, 1 needed\n"),
+        "{text}"
+    );
+    assert!(text.contains("10.0.0.2:8080          fullnat  0 (out)"), "{text}");
+    let (_, table) = text.rsplit_once("\n\n").unwrap();
+    assert_eq!(
+        table,
+        "SERVER         STATE  CHECK                STATE  FOR   RUNS  FAILED  LAST RUN  LAST ERROR\n\
+         10.0.0.2:8080  down   http 10.0.0.2:8080/  up     12 s    30       4    1.2 ms  -\n\
+         \u{20}                     http 10.0.0.2:8080/  down   12 s    30       4    1.2 ms  status 503 (1 s ago)\n"
+    );
+    assert!(services(&[status]).contains("wrr            1/2"));
 }
 
 #[test]

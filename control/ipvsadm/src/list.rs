@@ -84,7 +84,11 @@ fn print_service(output: &mut dyn Write, format: Format, status: ServiceStatus, 
             writeln!(output, "{name} {}{flags}{persistence}{ops}{timeout}", settings.scheduler.name())?;
         }
     }
+    // As keepalived has it: what health checks have taken out is not there, and a sorry server is while it is needed.
+    let is_sorry_needed = status.quorum_status.is_some_and(|quorum| !quorum.reached);
     let mut servers = status.server_status;
+    servers.retain(|server| server.effective_weight.is_some());
+    servers.extend(status.sorry_server_status.filter(|_| is_sorry_needed));
     if !format.no_sort {
         sort::servers(&mut servers);
     }
@@ -135,7 +139,7 @@ fn print_server(
         cut(&mut name, 28);
     }
     let (active, inactive) = (status.active_connections, status.inactive_connections);
-    let (forward, weight) = (forward_name(server.mode), server.weight);
+    let (forward, weight) = (forward_name(server.mode), status.effective_weight.unwrap_or(0));
     write!(output, "  -> {name:<28}")?;
     match format.view {
         View::Stats | View::Rate => writeln!(output, "{}", counters(&status.stats, format)),

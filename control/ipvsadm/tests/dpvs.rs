@@ -203,6 +203,22 @@ ipvsadm -a -t 192.0.2.1:80 -r 10.0.0.1:80 -m
 }
 
 #[test]
+fn what_checks_have_taken_out_is_saved_but_not_listed() {
+    let shell = Shell::new();
+    shell.ok("-A -t 192.0.2.1:80");
+    for server in ["10.0.0.1:80", "10.0.0.2:80"] {
+        shell.ok(&format!("-a -t 192.0.2.1:80 -r {server} -m"));
+    }
+    let saved = shell.ok("-S -n");
+    shell.model.table.borrow_mut().removed.push("10.0.0.1:80".parse().unwrap());
+    for view in ["", "--stats", "--rate", "--thresholds", "--persistent-conn"] {
+        let listed = shell.ok(&format!("-Ln {view}"));
+        assert!(!listed.contains("10.0.0.1:80") && listed.contains("10.0.0.2:80"), "{listed}");
+    }
+    assert_eq!(shell.ok("-S -n"), saved);
+}
+
+#[test]
 fn health_checks_survive_edits() {
     let shell = Shell::new();
     shell.ok("-A -t 192.0.2.1:80");

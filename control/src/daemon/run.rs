@@ -23,6 +23,7 @@ use super::notify::notify;
 use super::workers::Threads;
 use crate::config::{self, Config, ConfigErrors};
 use crate::core::{Batch, Core, CoreHandle, DeviceCounters, Devices, Facts, Parts, PortFacts};
+use crate::health::Engine;
 use crate::kernel::{Kernel, PortKernel};
 use crate::metrics::Extent;
 use crate::reconcile::{Reconciler, Refused};
@@ -124,6 +125,8 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let tables = workers.iter().map(Worker::table_bytes).sum::<usize>() as u64;
     let work = workers.into_iter().map(|worker| || work(worker));
     let mut threads = Threads::start(&shared, work, &cores.workers).map_err(system("start a worker's thread"))?;
+
+    core.start_checks(Engine::start().map_err(system("start the thread of health checks"))?);
 
     for warning in cores.warnings(config.workers.idle).iter().chain(dpdk.warnings()) {
         tracing::warn!("{warning}");

@@ -10,7 +10,7 @@ use dpvs_api::{
     Scheduler, SchedulerFlag, ServiceId, ServiceSettings, Tunnel, TunnelChecksum, TunnelType,
 };
 
-use super::Member;
+use super::{Member, effect};
 
 /// What identifies a service on the packet path.
 pub(super) fn key(id: ServiceId) -> snapshot::ServiceKey {
@@ -46,20 +46,22 @@ pub(super) fn service(
     servers: &[Member],
     sorry: Option<&Member>,
 ) -> snapshot::Service {
+    let scale = effect::scale(servers);
+    let present = || servers.iter().rev().filter(|member| !member.effect.removed);
     let for_scheduler = |member: &Member| sched::Server {
         address: member.server.address,
-        weight: member.server.weight,
-        last_weight: member.last_weight,
+        weight: member.scaled_weight(scale),
+        last_weight: member.last_weight * scale,
     };
-    let scheduled: Vec<sched::Server> = servers.iter().rev().map(for_scheduler).collect();
+    let scheduled: Vec<sched::Server> = present().map(for_scheduler).collect();
     snapshot::Service {
         id: slot,
         incarnation,
         version,
         key: key(id),
         scheduler: sched::Scheduler::new(scheduler(settings), &scheduled),
-        servers: servers.iter().rev().map(server).collect(),
-        sorry: sorry.map(server),
+        servers: present().map(|member| server(member, scale)).collect(),
+        sorry: sorry.map(|member| server(member, 1)),
         local_addresses: local_addresses.to_vec(),
         local_ports: (settings.local_ports.first, settings.local_ports.last),
         timeout: settings.timeout,
@@ -69,7 +71,7 @@ pub(super) fn service(
     }
 }
 
-fn server(member: &Member) -> snapshot::Server {
+fn server(member: &Member, scale: u32) -> snapshot::Server {
     let server = &member.server;
     snapshot::Server {
         id: member.slot,
@@ -77,7 +79,7 @@ fn server(member: &Member) -> snapshot::Server {
         port: server.address.port(),
         mode: mode(server.mode),
         encapsulation: encapsulation(server.tunnel),
-        weight: server.weight,
+        weight: member.scaled_weight(scale),
         upper_threshold: server.upper_threshold,
         lower_threshold: server.lower_threshold,
     }

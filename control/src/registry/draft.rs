@@ -1,7 +1,7 @@
 //! A batch of operations worked out on copies of the services it touches: it is committed whole or dropped.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ServerId as ServerSlot;
@@ -10,8 +10,8 @@ use dpvs_api::{
     Sysctls, Timeouts,
 };
 
-use super::Registry;
 use super::validate::{self, Problem};
+use super::{Effect, Registry};
 
 /// What a batch leads to.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ pub(super) struct ServerDraft {
     pub slot: Option<ServerSlot>,
     /// Its weight, or the one before that was set to 0.
     pub last_weight: u32,
+    /// What health checks make of it, as far as that is known.
+    pub effect: Effect,
     /// Index of the operation that added it.
     pub operation: usize,
 }
@@ -71,7 +73,7 @@ pub(super) struct ServerDraft {
 impl ServerDraft {
     /// A server that an operation adds.
     fn new(server: &Server, operation: usize) -> Self {
-        Self { server: server.clone(), slot: None, last_weight: server.weight, operation }
+        Self { server: server.clone(), slot: None, last_weight: server.weight, effect: Effect::NONE, operation }
     }
 }
 
@@ -90,6 +92,12 @@ impl Draft {
     /// Local addresses that the batch brings, in order; those of services it removes again included.
     pub fn local_addresses(&self) -> &[NewLocalAddress] {
         &self.local_addresses
+    }
+
+    /// Services that the batch adds, changes or removes.
+    pub fn touched(&self, registry: &Registry) -> BTreeSet<ServiceId> {
+        let all = registry.services.keys().filter(|_| self.cleared);
+        self.services.keys().chain(all).copied().collect()
     }
 }
 
@@ -301,6 +309,7 @@ impl<'a> Drafter<'a> {
                     server: m.server.clone(),
                     slot: Some(m.slot),
                     last_weight: m.last_weight,
+                    effect: m.effect,
                     operation: usize::MAX,
                 };
                 entry.insert(Some(ServiceDraft {

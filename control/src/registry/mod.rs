@@ -13,6 +13,7 @@
 
 mod compile;
 mod draft;
+mod effect;
 mod slots;
 mod validate;
 
@@ -35,6 +36,7 @@ use dpvs_api::{
 pub(crate) use compile::service_id;
 pub use draft::{Draft, NewLocalAddress};
 use draft::{Drafter, ServerDraft, ServiceDraft};
+pub use effect::Effect;
 use slots::Slots;
 pub(crate) use validate::unicast;
 pub use validate::{MAX_TIMEOUT, MAX_WEIGHT};
@@ -89,6 +91,8 @@ pub struct Registry {
 pub struct Entry {
     /// Tells a service from one of the same name before it.
     incarnation: u64,
+    /// That of `compiled`, or, once health checks have changed that, of the one before.
+    version: u64,
     slot: ServiceSlot,
     settings: ServiceSettings,
     local_addresses: Vec<IpAddr>,
@@ -106,6 +110,8 @@ pub struct Member {
     pub slot: ServerSlot,
     /// Its weight, or the one before that was set to 0; 0 if there was none.
     last_weight: u32,
+    /// What health checks make of it.
+    effect: Effect,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +129,7 @@ impl Entry {
 
     /// Changes with its configuration, and is that of no service before it.
     pub fn version(&self) -> u64 {
-        self.compiled.version
+        self.version
     }
 
     /// Its servers in the order they were added; IPVS lists them the other way round.
@@ -131,9 +137,23 @@ impl Entry {
         &self.servers
     }
 
+    /// What of it can be edited.
+    pub fn settings(&self) -> &ServiceSettings {
+        &self.settings
+    }
+
     /// Its sorry server.
     pub fn sorry(&self) -> Option<&Member> {
         self.sorry.as_ref()
+    }
+
+    /// Makes what workers get anew, as a version of this number.
+    fn compile(&mut self, id: ServiceId, version: u64) {
+        let numbers = (self.incarnation, version);
+        let (settings, addresses, sorry) = (&self.settings, &self.local_addresses, self.sorry.as_ref());
+        let mut new = compile::service(id, self.slot, numbers, settings, addresses, &self.servers, sorry);
+        new.scheduler = new.scheduler.after(&self.compiled.scheduler);
+        self.compiled = Arc::new(new);
     }
 
     /// Its configuration without servers.
@@ -266,16 +286,43 @@ impl Registry {
             self.marks = marks;
         }
         if modified {
-            let services = self.services.values().map(|entry| Arc::clone(&entry.compiled));
-            let nat_servers = self.nat_servers.iter().map(|(id, addr)| (compile::key(*id), addr.ip(), addr.port()));
-            let rules = self.marks.iter().map(|rule| compile::mark_rule(rule, &self.ports)).collect();
-            let marks = Arc::new(MarkTable::new(rules));
-            self.table = Arc::new(ServiceTable::with_former(services, nat_servers).with_marks(marks));
+            self.rebuild();
         }
         if modified || settings_changed {
             self.revision = self.number();
         }
         Ok(changes)
+    }
+
+    /// Has health checks take effect; returns whether that is new for the workers. Each service's are in the order in which
+    /// its servers were added.
+    pub fn set_effects(&mut self, effects: impl IntoIterator<Item = (ServiceId, Vec<Effect>)>) -> bool {
+        let mut modified = false;
+        for (id, effects) in effects {
+            let Some(entry) = self.services.get_mut(&id) else { continue };
+            let pairs = entry.servers.iter_mut().zip(effects);
+            let changed = pairs.fold(false, |changed, (member, effect)| {
+                changed | (std::mem::replace(&mut member.effect, effect) != effect)
+            });
+            if changed {
+                self.last_number += 1;
+                entry.compile(id, self.last_number);
+                modified = true;
+            }
+        }
+        if modified {
+            self.rebuild();
+        }
+        modified
+    }
+
+    /// Makes the table that workers get.
+    fn rebuild(&mut self) {
+        let services = self.services.values().map(|entry| Arc::clone(&entry.compiled));
+        let nat_servers = self.nat_servers.iter().map(|(id, addr)| (compile::key(*id), addr.ip(), addr.port()));
+        let rules = self.marks.iter().map(|rule| compile::mark_rule(rule, &self.ports)).collect();
+        let marks = Arc::new(MarkTable::new(rules));
+        self.table = Arc::new(ServiceTable::with_former(services, nat_servers).with_marks(marks));
     }
 
     /// [`draft`](Self::draft) and [`commit`](Self::commit) in one.
@@ -390,7 +437,7 @@ impl Registry {
             if server.server.mode == ForwardMode::Nat {
                 self.nat_servers.insert((id, server.server.address));
             }
-            Member { server: server.server, slot, last_weight: server.last_weight }
+            Member { server: server.server, slot, last_weight: server.last_weight, effect: server.effect }
         };
         let servers: Vec<Member> = draft.servers.into_iter().map(&mut member).collect();
         let sorry = draft.sorry.map(member);
@@ -401,7 +448,7 @@ impl Registry {
             Some(entry)
                 if entry.settings == draft.settings
                     && entry.local_addresses == draft.local_addresses
-                    && entry.compiled.servers.len() == servers.len()
+                    && entry.compiled.servers.len() == servers.iter().filter(|m| !m.effect.removed).count()
                     && entry.servers == servers
                     && entry.sorry == sorry =>
             {
@@ -425,9 +472,11 @@ impl Registry {
                 Arc::new(new)
             }
         };
-        let modified = before.is_none_or(|entry| !Arc::ptr_eq(&entry.compiled, &compiled));
+        let kept = before.filter(|entry| Arc::ptr_eq(&entry.compiled, &compiled));
+        let (modified, version) = (kept.is_none(), kept.map_or(compiled.version, |entry| entry.version));
         let ServiceDraft { settings, local_addresses, .. } = draft;
-        self.services.insert(id, Entry { incarnation, slot, settings, local_addresses, servers, sorry, compiled });
+        self.services
+            .insert(id, Entry { incarnation, version, slot, settings, local_addresses, servers, sorry, compiled });
         modified
     }
 

@@ -21,6 +21,8 @@ pub struct Table {
     pub stats: BTreeMap<(ServiceId, Option<std::net::SocketAddr>), FlowStats>,
     /// Active and inactive connections of servers.
     pub loads: BTreeMap<std::net::SocketAddr, (u64, u64)>,
+    /// Servers that health checks have taken out.
+    pub removed: Vec<std::net::SocketAddr>,
 }
 
 #[derive(Default)]
@@ -81,7 +83,10 @@ fn status(table: &Table, service: &Service) -> ServiceStatus {
             active_connections,
             inactive_connections,
             stats: stats(Some(server.address)),
-            effective_weight: Some(server.weight),
+            effective_weight: match table.removed.contains(&server.address) {
+                true => None,
+                false => Some(server.weight),
+            },
             health_status: None,
         }
     });

@@ -1,0 +1,116 @@
+//! The thread that runs checks and programs.
+//!
+//! It is a thread of its own, so that thousands of checks delay neither the API nor workers: it has the control thread's core.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use super::notify::{self, Job};
+use super::probe::{self, TlsConfigs};
+use super::watched::Watched;
+
+/// Most checks under way at a time, if there are file descriptors enough.
+const MAX_CONCURRENT: usize = 4096;
+/// File descriptors that others may need.
+const RESERVED: u64 = 512;
+/// Notifications that may wait to be looked at.
+const JOBS: usize = 1024;
+
+/// Runs checks and programs, until it is dropped.
+pub struct Engine {
+    runtime: Handle,
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What all checks share.
+struct Shared {
+    tls: TlsConfigs,
+    /// A permit for each check that may be under way.
+    room: Semaphore,
+}
+
+impl Engine {
+    /// Starts the thread.
+    pub fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (jobs, waiting) = mpsc::channel(JOBS);
+        let (end, ended) = oneshot::channel::<()>();
+        let run = move || {
+            runtime.block_on(async {
+                tokio::spawn(notify::serve(waiting));
+                let _ = ended.await;
+            });
+            // What still runs is not waited for.
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("dpvs-health".to_owned()).spawn(run)?;
+        let shared = Arc::new(Shared { tls: TlsConfigs::default(), room: Semaphore::new(concurrency()) });
+        Ok(Self { runtime: handle, shared, jobs, end: Some(end), thread: Some(thread) })
+    }
+
+    /// Runs a check again and again until the handle is used.
+    pub(super) fn watch(&self, check: Arc<Watched>) -> AbortHandle {
+        self.runtime.spawn(watch(check, Arc::clone(&self.shared))).abort_handle()
+    }
+
+    /// Has a program run some time; never waits.
+    pub(super) fn notify(&self, job: Job) {
+        if let Err(error) = self.jobs.try_send(job) {
+            let (mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) = error;
+            tracing::warn!("{}: too many programs wait, so {} is not run", job.subject, job.command.join(" "));
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of health checks panicked");
+        }
+    }
+}
+
+/// How many checks can be under way at a time. Raises the limit of file descriptors as far as it goes.
+fn concurrency() -> usize {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, hard)| {
+        match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            Ok(()) => hard,
+            Err(_) => soft,
+        }
+    });
+    MAX_CONCURRENT.min(usize::try_from(descriptors.saturating_sub(RESERVED)).unwrap_or(usize::MAX)).max(64)
+}
+
+async fn watch(check: Arc<Watched>, shared: Arc<Shared>) {
+    let warmup = check.spec.check.warmup.unwrap_or(check.spec.check.interval).duration();
+    tokio::time::sleep(warmup.mul_f64(random())).await;
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = shared.room.acquire().await else { return };
+        let began = Instant::now();
+        let outcome = probe::run(&check.spec, &shared.tls).await;
+        drop(permit);
+        let now = Instant::now();
+        check.ran(outcome, now.saturating_duration_since(began), now);
+        tokio::time::sleep(check.pause().max(Duration::from_millis(1))).await;
+    }
+}
+
+/// A number from 0 to 1.
+fn random() -> f64 {
+    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}

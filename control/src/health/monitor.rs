@@ -1,0 +1,273 @@
+//! Which checks there are, for which servers, and what follows from them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dpvs_api::{EventKind, Health, QuorumStatus, ServerHealthStatus, ServiceId};
+use tokio::task::AbortHandle;
+
+use super::engine::Engine;
+use super::notify::Job;
+use super::service::{Configured, News, ServerHealth, ServiceHealth};
+use super::target::{Spec, checks_of};
+use super::watched::{Board, CheckId, Watched};
+use crate::events::Events;
+use crate::registry::{Effect, Entry, Member, Registry};
+
+/// What follows for the servers of services, in the order in which they were added.
+pub(crate) type Effects = Vec<(ServiceId, Vec<Effect>)>;
+
+/// Follows the registry and the verdicts of checks.
+pub(crate) struct Monitor {
+    events: Events,
+    board: Arc<Board>,
+    /// `None` before it is started: no check runs then.
+    engine: Option<Engine>,
+    checks: HashMap<Spec, Watch>,
+    services: BTreeMap<ServiceId, ServiceHealth>,
+    /// Services some of whose servers start slowly just now.
+    ramping: BTreeSet<ServiceId>,
+    last_id: CheckId,
+}
+
+/// A check and what it is for.
+struct Watch {
+    check: Arc<Watched>,
+    services: HashSet<ServiceId>,
+    task: Option<AbortHandle>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Monitor {
+    pub fn new(events: Events) -> Self {
+        Self {
+            events,
+            board: Arc::default(),
+            engine: None,
+            checks: HashMap::new(),
+            services: BTreeMap::new(),
+            ramping: BTreeSet::new(),
+            last_id: 0,
+        }
+    }
+
+    /// Has the checks run from now on, and tells of quorums as they are.
+    pub fn start(&mut self, engine: Engine, registry: &Registry) {
+        for watch in self.checks.values_mut() {
+            watch.task = Some(engine.watch(Arc::clone(&watch.check)));
+        }
+        self.engine = Some(engine);
+        for (id, service) in &self.services {
+            let health = registry.service(*id).and_then(|entry| entry.settings().health.as_deref());
+            let quorum = service.quorum_status(Instant::now());
+            if let (Some(health), Some(quorum)) = (health, quorum) {
+                self.run_quorum_program(*id, health, quorum.reached, quorum.weight);
+            }
+        }
+    }
+
+    /// Where checks tell that their verdicts changed.
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
+    }
+
+    /// Whether some servers' shares change with time.
+    pub fn is_ramping(&self) -> bool {
+        !self.ramping.is_empty()
+    }
+
+    /// Takes note of services that came, changed, or went. Checks that stay go on as if nothing happened.
+    pub fn follow(&mut self, ids: impl IntoIterator<Item = ServiceId>, registry: &Registry, now: Instant) -> Effects {
+        let mut effects = Vec::new();
+        for id in ids {
+            let entry = registry.service(id);
+            let was_checked = self.services.contains_key(&id);
+            self.assign(id, entry, now);
+            let Some(entry) = entry else { continue };
+            match self.services.contains_key(&id) {
+                true => effects.push((id, self.decide(id, entry, now))),
+                false if was_checked => effects.push((id, vec![Effect::NONE; entry.servers().len()])),
+                false => {}
+            }
+        }
+        effects
+    }
+
+    /// What follows from the verdicts that changed since the last time.
+    pub fn verdicts(&mut self, registry: &Registry, now: Instant) -> Effects {
+        let changed = self.board.take();
+        let watches =
+            changed.iter().filter_map(|check| self.checks.get(&check.spec).filter(|w| w.check.id == check.id));
+        let ids: BTreeSet<ServiceId> = watches.flat_map(|watch| watch.services.iter().copied()).collect();
+        self.decide_all(ids, registry, now)
+    }
+
+    /// What follows from the time that has passed.
+    pub fn ramp(&mut self, registry: &Registry, now: Instant) -> Effects {
+        self.decide_all(self.ramping.clone(), registry, now)
+    }
+
+    /// How a server does by its checks.
+    pub fn server_status(&self, id: ServiceId, address: SocketAddr, now: Instant) -> Option<ServerHealthStatus> {
+        let server = self.services.get(&id)?.servers.get(&address)?;
+        Some(ServerHealthStatus {
+            state: server.state,
+            seconds: now.saturating_duration_since(server.since).as_secs(),
+            checks: server.checks.iter().map(|check| check.status(now)).collect(),
+        })
+    }
+
+    /// Whether enough of a service's servers are up.
+    pub fn quorum_status(&self, id: ServiceId, now: Instant) -> Option<QuorumStatus> {
+        self.services.get(&id)?.quorum_status(now)
+    }
+
+    fn decide_all(&mut self, ids: impl IntoIterator<Item = ServiceId>, registry: &Registry, now: Instant) -> Effects {
+        let known = ids.into_iter().filter_map(|id| Some((id, registry.service(id)?)));
+        known.map(|(id, entry)| (id, self.decide(id, entry, now))).collect()
+    }
+
+    fn decide(&mut self, id: ServiceId, entry: &Entry, now: Instant) -> Vec<Effect> {
+        let Some(service) = self.services.get_mut(&id) else { return Vec::new() };
+        let default = Health::default();
+        let health = entry.settings().health.as_deref().unwrap_or(&default);
+        let configured = |member: &Member| Configured {
+            address: member.server.address,
+            weight: member.server.weight,
+            on_failure: member.server.health.as_deref().and_then(|own| own.on_failure).unwrap_or(health.on_failure),
+        };
+        let configured: Vec<Configured> = entry.servers().iter().map(configured).collect();
+        let (effects, news) = service.decide(health, &configured, entry.sorry().is_some(), now);
+        match service.is_ramping() {
+            true => self.ramping.insert(id),
+            false => self.ramping.remove(&id),
+        };
+        for item in news {
+            match item {
+                News::Server(address, up) => self.tell_server(id, entry, health, address, up),
+                News::Quorum(reached, weight) => self.tell_quorum(id, health, reached, weight),
+            }
+        }
+        effects
+    }
+
+    fn tell_server(&self, id: ServiceId, entry: &Entry, health: &Health, address: SocketAddr, up: bool) {
+        let server = self.services.get(&id).and_then(|service| service.servers.get(&address));
+        let failed = server.iter().flat_map(|server| &server.checks);
+        let failed = failed.filter(|check| check.verdict().state == dpvs_api::HealthState::Down);
+        let reasons: Vec<String> =
+            failed.filter_map(|check| Some(format!("{}: {}", check.spec, check.error()?))).collect();
+        let reason = reasons.join("; ");
+        match up {
+            true => tracing::info!("service {id}: server {address} is up"),
+            false => tracing::warn!("service {id}: server {address} is down: {reason}"),
+        }
+        let told = Some(reason.clone()).filter(|reason| !up && !reason.is_empty());
+        self.events.publish(EventKind::ServerHealth { service: id, server: address, up, reason: told });
+
+        let member = entry.servers().iter().find(|member| member.server.address == address);
+        let own = member.and_then(|member| member.server.health.as_deref());
+        let (own, of_service, event) = match up {
+            true => (own.map(|own| &own.notify_up), &health.notify_up, "server-up"),
+            false => (own.map(|own| &own.notify_down), &health.notify_down, "server-down"),
+        };
+        let command = own.filter(|command| !command.is_empty()).unwrap_or(of_service);
+        let server = vec![("DPVS_SERVER", address.to_string()), ("DPVS_REASON", reason)];
+        self.notify(id, format!("service {id}, server {address}"), command, event, up, server);
+    }
+
+    fn tell_quorum(&self, id: ServiceId, health: &Health, reached: bool, weight: u64) {
+        match reached {
+            true => tracing::info!("service {id}: quorum reached, servers of weight {weight} are up"),
+            false => tracing::warn!("service {id}: no quorum, servers of weight {weight} are up"),
+        }
+        self.run_quorum_program(id, health, reached, weight);
+    }
+
+    fn run_quorum_program(&self, id: ServiceId, health: &Health, reached: bool, weight: u64) {
+        let (command, event) = match reached {
+            true => (&health.quorum_up, "quorum-up"),
+            false => (&health.quorum_down, "quorum-down"),
+        };
+        self.notify(id, format!("service {id}"), command, event, reached, vec![("DPVS_WEIGHT", weight.to_string())]);
+    }
+
+    fn notify(
+        &self,
+        id: ServiceId,
+        subject: String,
+        command: &[String],
+        event: &str,
+        up: bool,
+        mut environment: Vec<(&'static str, String)>,
+    ) {
+        let Some(engine) = self.engine.as_ref().filter(|_| !command.is_empty()) else { return };
+        environment.push(("DPVS_EVENT", event.to_owned()));
+        environment.push(("DPVS_SERVICE", id.to_string()));
+        environment.push(("DPVS_STATE", if up { "up" } else { "down" }.to_owned()));
+        engine.notify(Job { subject, command: command.to_vec(), environment });
+    }
+
+    /// Gives the servers of a service their checks, and ends those that nobody has any longer.
+    fn assign(&mut self, id: ServiceId, entry: Option<&Entry>, now: Instant) {
+        let mut before = self.services.remove(&id).unwrap_or_default();
+        self.ramping.remove(&id);
+        let mut old: HashMap<CheckId, Arc<Watched>> = HashMap::new();
+        for check in before.servers.values().flat_map(|server| &server.checks) {
+            old.insert(check.id, Arc::clone(check));
+        }
+        let mut servers = HashMap::new();
+        for member in entry.map(Entry::servers).unwrap_or_default() {
+            let address = member.server.address;
+            let specs = checks_of(entry.map(Entry::settings).unwrap_or(&Default::default()), &member.server)
+                .iter()
+                .map(|check| Spec::new(id, address, check))
+                .collect::<Vec<_>>();
+            if specs.is_empty() {
+                continue;
+            }
+            let checks: Vec<Arc<Watched>> = specs.into_iter().map(|spec| self.check(spec, id, now)).collect();
+            checks.iter().for_each(|check| drop(old.remove(&check.id)));
+            let server = match before.servers.remove(&address) {
+                Some(server) => ServerHealth { checks, ..server },
+                None => ServerHealth::new(checks, now),
+            };
+            servers.insert(address, server);
+        }
+        for check in old.values() {
+            if let Some(watch) = self.checks.get_mut(&check.spec) {
+                watch.services.remove(&id);
+                if watch.services.is_empty() {
+                    self.checks.remove(&check.spec);
+                }
+            }
+        }
+        if !servers.is_empty() {
+            before.servers = servers;
+            self.services.insert(id, before);
+        }
+    }
+
+    /// The check that does this, which may be there already.
+    fn check(&mut self, spec: Spec, id: ServiceId, now: Instant) -> Arc<Watched> {
+        let Self { board, engine, checks, last_id, .. } = self;
+        let watch = checks.entry(spec.clone()).or_insert_with(|| {
+            *last_id += 1;
+            let check = Arc::new(Watched::new(*last_id, spec, Arc::clone(board), now));
+            let task = engine.as_ref().map(|engine| engine.watch(Arc::clone(&check)));
+            Watch { check, services: HashSet::new(), task }
+        });
+        watch.services.insert(id);
+        Arc::clone(&watch.check)
+    }
+}
+
+#[cfg(test)]
+mod tests;

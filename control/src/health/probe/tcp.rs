@@ -1,0 +1,44 @@
+//! TCP: a connection, and a banner or an answer if need be (keepalived's `TCP_CHECK`).
+
+use dpvs_api::{Pattern, TcpProbe};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Failure, Stream, TlsConfigs, socket, tls};
+use crate::health::target::Spec;
+
+pub(super) async fn run(spec: &Spec, probe: &TcpProbe, configs: &TlsConfigs) -> Result<(), Failure> {
+    let stream = socket::connect(spec).await?;
+    match &probe.tls {
+        None => talk(stream, probe).await,
+        Some(settings) => talk(tls::connect(stream, spec, settings, None, &[], configs).await?, probe).await,
+    }
+}
+
+async fn talk(mut stream: impl Stream, probe: &TcpProbe) -> Result<(), Failure> {
+    if !probe.send.0.is_empty() {
+        stream.write_all(&probe.send.0).await.map_err(Failure::io("send"))?;
+        stream.flush().await.map_err(Failure::io("send"))?;
+    }
+    match &probe.expect {
+        None => Ok(()),
+        Some(pattern) => expect(&mut stream, pattern).await,
+    }
+}
+
+async fn expect(stream: &mut impl Stream, pattern: &Pattern) -> Result<(), Failure> {
+    let mut answer = vec![0; pattern.len()];
+    let mut length = 0;
+    while length < answer.len() {
+        match stream.read(&mut answer[length..]).await.map_err(Failure::io("receive"))? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    match pattern.matches(&answer[..length]) {
+        true => Ok(()),
+        false => Err(Failure::unexpected(format!(
+            "expected '{pattern}', got '{}'",
+            String::from_utf8_lossy(&answer[..length])
+        ))),
+    }
+}

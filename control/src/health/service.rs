@@ -1,0 +1,176 @@
+//! What the verdicts of checks mean for a service: which of its servers are up, whether they are enough, and how much each
+//! gets. Time is passed in.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dpvs_api::{Health, HealthState, Initially, OnFailure, QuorumStatus, Seconds};
+
+use super::watched::{Verdict, Watched};
+use crate::registry::Effect;
+
+/// Share of a server that starts slowly, at first, in percent.
+const FIRST_SHARE: u32 = 10;
+
+/// A service whose servers are checked.
+#[derive(Debug, Default)]
+pub(super) struct ServiceHealth {
+    /// Servers that have checks.
+    pub servers: HashMap<SocketAddr, ServerHealth>,
+    quorum: Option<Quorum>,
+}
+
+/// A server that has checks.
+#[derive(Debug)]
+pub(super) struct ServerHealth {
+    pub checks: Vec<Arc<Watched>>,
+    pub state: HealthState,
+    /// Begin of the state.
+    pub since: Instant,
+    /// When it came up again, while it gets less than its full share.
+    pub ramp: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Quorum {
+    reached: bool,
+    since: Instant,
+    weight: u64,
+}
+
+/// A server as the configuration has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Configured {
+    pub address: SocketAddr,
+    pub weight: u32,
+    pub on_failure: OnFailure,
+}
+
+/// Something that others want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// A server takes connections again, or no longer.
+    Server(SocketAddr, bool),
+    /// The quorum is reached, or lost, with servers of this weight.
+    Quorum(bool, u64),
+}
+
+impl ServerHealth {
+    pub fn new(checks: Vec<Arc<Watched>>, now: Instant) -> Self {
+        Self { checks, state: HealthState::Unknown, since: now, ramp: None }
+    }
+
+    /// Whether it takes connections.
+    fn is_usable(&self, initially: Initially) -> bool {
+        match self.state {
+            HealthState::Up => true,
+            HealthState::Down => false,
+            HealthState::Unknown => initially == Initially::Up,
+        }
+    }
+
+    /// Takes the verdicts of its checks into account. While one of them is unknown, the state stays what it was.
+    fn update(&mut self, verdicts: &[Verdict], slow_start: Seconds, now: Instant) {
+        let has = |state| verdicts.iter().any(|verdict| verdict.state == state);
+        let state = match (has(HealthState::Down), has(HealthState::Unknown)) {
+            (true, _) => HealthState::Down,
+            (false, true) => self.state,
+            (false, false) => HealthState::Up,
+        };
+        if state != self.state {
+            let recovers = self.state == HealthState::Down && state == HealthState::Up;
+            self.ramp = (recovers && slow_start != Seconds::ZERO).then_some(now);
+            (self.state, self.since) = (state, now);
+        }
+        self.ramp.take_if(|since| share(now.saturating_duration_since(*since), slow_start) == 100);
+    }
+}
+
+/// What part of its weight a server has so long after it came up, in percent.
+fn share(elapsed: Duration, slow_start: Seconds) -> u32 {
+    let whole = slow_start.duration();
+    if elapsed >= whole {
+        return 100;
+    }
+    FIRST_SHARE + (f64::from(100 - FIRST_SHARE) * elapsed.as_secs_f64() / whole.as_secs_f64()) as u32
+}
+
+impl ServiceHealth {
+    /// Whether a server's share will change with time alone.
+    pub fn is_ramping(&self) -> bool {
+        self.servers.values().any(|server| server.ramp.is_some())
+    }
+
+    pub fn quorum_status(&self, now: Instant) -> Option<QuorumStatus> {
+        let Quorum { reached, since, weight } = self.quorum?;
+        Some(QuorumStatus { reached, seconds: now.saturating_duration_since(since).as_secs(), weight })
+    }
+
+    /// Works out what follows from the verdicts. The effects are in the order of `configured`.
+    pub fn decide(
+        &mut self,
+        health: &Health,
+        configured: &[Configured],
+        has_sorry: bool,
+        now: Instant,
+    ) -> (Vec<Effect>, Vec<News>) {
+        let mut news = Vec::new();
+        let mut weight_up = 0;
+        let mut effects = Vec::with_capacity(configured.len());
+        for server in configured {
+            let Some(state) = self.servers.get_mut(&server.address) else {
+                // Nobody looks at it, so it counts as one that works.
+                weight_up += u64::from(server.weight);
+                effects.push(Effect::NONE);
+                continue;
+            };
+            let verdicts: Vec<Verdict> = state.checks.iter().map(|check| check.verdict()).collect();
+            let was_usable = state.is_usable(health.initially);
+            state.update(&verdicts, health.slow_start, now);
+            let is_usable = state.is_usable(health.initially);
+            if is_usable != was_usable {
+                news.push(News::Server(server.address, is_usable));
+            }
+            let given = verdicts.iter().filter_map(|verdict| verdict.weight).min();
+            if is_usable {
+                weight_up += u64::from(given.unwrap_or(server.weight));
+            }
+            effects.push(match (is_usable, server.on_failure) {
+                (true, _) => {
+                    let elapsed = state.ramp.map(|since| now.saturating_duration_since(since));
+                    let share = elapsed.map_or(100, |elapsed| share(elapsed, health.slow_start));
+                    Effect { removed: false, weight: given, share }
+                }
+                (false, OnFailure::Remove) => Effect::REMOVED,
+                (false, OnFailure::ZeroWeight) => Effect { weight: Some(0), ..Effect::NONE },
+            });
+        }
+        let reached = self.update_quorum(health, weight_up, now, &mut news);
+        // Without anybody in their place, few servers are better than none.
+        if !reached && has_sorry {
+            effects.iter_mut().for_each(|effect| *effect = Effect::REMOVED);
+        }
+        (effects, news)
+    }
+
+    /// As keepalived has it: lost below `quorum - hysteresis` or without any weight, reached at `quorum + hysteresis`.
+    fn update_quorum(&mut self, health: &Health, weight: u64, now: Instant, news: &mut Vec<News>) -> bool {
+        let (quorum, hysteresis) = (u64::from(health.quorum), u64::from(health.hysteresis));
+        let was_reached = self.quorum.map(|before| before.reached);
+        let reached = match was_reached {
+            Some(true) => weight > 0 && weight >= quorum.saturating_sub(hysteresis),
+            _ => weight >= quorum + hysteresis,
+        };
+        let since = self.quorum.filter(|before| before.reached == reached).map_or(now, |before| before.since);
+        self.quorum = Some(Quorum { reached, since, weight });
+        if was_reached != Some(reached) {
+            news.push(News::Quorum(reached, weight));
+        }
+        reached
+    }
+}
+
+#[cfg(test)]
+mod tests;
