@@ -38,6 +38,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Chooses a server for a packet alone: the connection is never in the table.
+    #[inline(never)]
     pub(crate) fn assign_once<A: Ip>(
         &mut self,
         snapshot: &Snapshot,

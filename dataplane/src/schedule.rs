@@ -292,6 +292,7 @@ fn total(shared: &Shared, id: ServerId, value: impl Fn(&ServerLoad) -> u64) -> u
 
 impl<Io: WorkerIo> Pipeline<Io> {
     /// Chooses a server for the packet, whose destination is `service`: the connection that would be opened.
+    #[inline(always)]
     pub(crate) fn assign<A: Ip>(
         &mut self,
         snapshot: &Snapshot,
@@ -355,6 +356,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Opens a connection for the packet, whose destination is `service`.
+    #[inline(always)]
     pub(crate) fn schedule<A: Ip>(
         &mut self,
         snapshot: &Snapshot,

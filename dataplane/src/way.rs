@@ -104,6 +104,7 @@ pub(crate) struct Overhead {
 /// Checks that the packet with `overhead` more bytes of a tunnel fits its way out; if it may be fragmented, notes that it
 /// must be. A packet that came in fragments leaves in fragments, and none is larger (ip_output.c, ip_do_fragment): were they,
 /// nobody would find out how wide the way on is.
+#[inline(always)]
 pub(crate) fn fit<P: PacketBuf, A: Ip>(
     job: &mut Job<P, A>,
     fib: &Fib,
