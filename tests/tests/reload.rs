@@ -143,7 +143,7 @@ fn a_file_is_checked_compared_applied_and_exported() {
     assert!(!ok && said.contains("web.toml:13:1: marks[1].x: unknown field"), "{said}");
     std::fs::write(&included, web(2)).unwrap();
     let (ok, said) = script(&lab, &format!("VIP={vip} dpvs-ctl apply {path}"));
-    assert!(ok && said.ends_with("1 change applied.\n"), "{said}");
+    assert!(ok && said.ends_with("2 changes applied.\n"), "{said}");
 }
 
 /// What was keepalived's is dpvsd's.
