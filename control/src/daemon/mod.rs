@@ -11,8 +11,10 @@ pub mod log;
 #[cfg(feature = "dpdk")]
 mod memory;
 pub mod notify;
+pub mod repeats;
 #[cfg(feature = "dpdk")]
 mod run;
+pub mod watchdog;
 pub mod workers;
 
 #[cfg(feature = "dpdk")]

@@ -1,5 +1,6 @@
 //! Start, life and end of the daemon.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +20,8 @@ use super::cores::{self, Cores};
 use super::error::DaemonError;
 use super::log::Log;
 use super::memory;
-use super::notify::notify;
+use super::notify::ServiceManager;
+use super::watchdog::Watchdog;
 use super::workers::Threads;
 use crate::config::{self, Config, ConfigErrors};
 use crate::core::{Batch, Core, CoreHandle, DeviceCounters, Devices, Facts, Parts, PortFacts};
@@ -135,12 +137,16 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
         memory::report(tables, after.saturating_sub(before));
     }
     tracing::info!("ready: {}", summary(&config, &cores, &dpdk));
-    notify("READY=1");
+    let manager = ServiceManager::from_environment();
+    let status = status(&config);
+    manager.ready(&status);
+    let watched = watch(&manager, &shared, &handle);
 
     let (end_api, api_ends) = oneshot::channel::<()>();
     let extent = Extent { services: config.metrics.services, servers: config.metrics.servers };
     let limits = server::Limits { metrics: extent, ..server::Limits::default() };
-    let reconciler = Reconciler::new(handle.clone(), config, move |filter| log.set(filter));
+    let levels = log.clone();
+    let reconciler = Reconciler::new(handle.clone(), config, move |filter| levels.set(filter));
     let api = server::serve(limits, socket, handle.clone(), reconciler.clone(), async { drop(api_ends.await) });
     let scraped = handle.clone();
     let scrapes = async {
@@ -149,7 +155,7 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
             None => std::future::pending().await,
         }
     };
-    let supervisor = Supervisor { options, handle, reconciler };
+    let supervisor = Supervisor { options, handle, reconciler, manager: manager.clone(), status };
     let supervised = async {
         let outcome = supervisor.supervise(&mut signals, &mut threads).await;
         drop(end_api);
@@ -161,9 +167,12 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
         () = scrapes => Ok(()),
         // Not while the supervisor has a handle.
         () = core.run() => Ok(()),
+        never = watched => match never {},
+        never = log.report_repeats() => match never {},
     };
-    notify("STOPPING=1");
+    manager.stopping();
     let failed = threads.stop().await;
+    log.finish();
     if !failed.is_empty() {
         let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
         return Err(DaemonError::Worker(failed.join(", ")));
@@ -173,6 +182,28 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     drop(dpdk);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells the service manager's watchdog, if it has one, that the daemon is alive.
+fn watch(
+    manager: &ServiceManager,
+    shared: &Arc<Shared>,
+    core: &CoreHandle,
+) -> impl Future<Output = Infallible> + use<> {
+    let watchdog = Watchdog::from_environment(manager, shared);
+    let core = core.clone();
+    async move {
+        match watchdog {
+            Some(watchdog) => watchdog.run(core).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What `systemctl status` says.
+fn status(config: &Config) -> String {
+    let ports: Vec<&str> = config.ports.iter().map(|port| port.name.as_str()).collect();
+    format!("{} on {}", plural(config.workers.number(), "worker"), ports.join(", "))
 }
 
 /// What a worker's thread does.
@@ -222,6 +253,9 @@ struct Supervisor<'a> {
     options: &'a Options,
     handle: CoreHandle,
     reconciler: Reconciler,
+    manager: ServiceManager,
+    /// What the service manager shows.
+    status: String,
 }
 
 impl Supervisor<'_> {
@@ -233,13 +267,18 @@ impl Supervisor<'_> {
                     tracing::info!("{name}: stopping");
                     break;
                 }
-                _ = signals.hangup.recv() => self.reload().await,
+                _ = signals.hangup.recv() => {
+                    self.manager.reloading();
+                    self.reload().await;
+                    self.manager.ready(&self.status);
+                }
             }
         }
         let patience = Duration::from_secs(self.reconciler.drain_timeout().await.into());
         if patience.is_zero() {
             return Ok(());
         }
+        self.manager.draining(patience);
         tracing::info!("draining: waiting up to {} s for connections to end", patience.as_secs());
         tokio::select! {
             worker = threads.ended() => return Err(self.failed(worker)),
@@ -429,8 +468,11 @@ fn seed() -> Result<[u64; 2], DaemonError> {
     Ok([random()?, random()?])
 }
 
+fn plural(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 fn summary(config: &Config, cores: &Cores, dpdk: &Dpdk) -> String {
-    let plural = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
     let cores: Vec<String> = cores.workers.iter().map(ToString::to_string).collect();
     let ports: Vec<String> = dpdk
         .ports()
