@@ -12,6 +12,7 @@ use dpvs_api::{
 };
 
 use crate::filter::Endpoint;
+use crate::machine::{Doctor, NicCommand};
 
 const CONFIG_HELP: &str = "\
 Examples:
@@ -197,6 +198,11 @@ What has no translation is named on standard error, with file and line.")]
         /// The file; '-' is standard input
         file: PathBuf,
     },
+    /// Examine this machine: huge pages, cores, network cards, kernel; with remedies. Needs no daemon
+    Doctor(Doctor),
+    /// Network cards and their drivers. Needs no daemon
+    #[command(subcommand)]
+    Nic(NicCommand),
 }
 
 /// Commands about services.

@@ -7,6 +7,7 @@ mod config;
 mod event;
 mod filter;
 mod import;
+mod machine;
 mod numbers;
 mod run;
 mod show;
@@ -28,8 +29,10 @@ pub fn main() -> u8 {
     let cli = Cli::parse();
     let mut output = io::BufWriter::new(io::stdout().lock());
     let result = Client::new(cli.socket.as_deref()).map_err(Error::from).and_then(|client| {
-        run(&cli, &client, &mut output)?;
-        output.flush().map_err(Error::from)
+        let done = run(&cli, &client, &mut output);
+        // What there is to see comes before the error.
+        output.flush()?;
+        done
     });
     match result {
         Ok(()) => 0,

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use dpvs_api::{ApiError, ConfigError, ErrorKind, Operation, ServiceId, ServiceStatus, Sysctls, Timeouts};
 use dpvs_client::{Client, ClientError};
+use dpvs_host::BindError;
 use serde::Serialize;
 
 use crate::cli::{self, Cli, Command, ConnectionFilters, LocalAddresses, Marks, Servers, Services, TimeoutsCommand};
-use crate::{change, config, event, import, show};
+use crate::{change, config, event, import, machine, show};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -25,6 +26,10 @@ pub enum Error {
     Config(Vec<ConfigError>),
     /// Another program has said why.
     Said(u8),
+    /// A network card was not bound.
+    Bind(BindError),
+    /// The machine has so many problems, which were printed.
+    Problems(usize),
 }
 
 impl fmt::Display for Error {
@@ -38,6 +43,9 @@ impl fmt::Display for Error {
             }
             Error::Said(status) => write!(f, "exit status {status}"),
             Error::File(path, reason) => write!(f, "{}: {reason}", path.display()),
+            Error::Bind(error) => error.fmt(f),
+            Error::Problems(1) => f.write_str("1 problem, as said above"),
+            Error::Problems(number) => write!(f, "{number} problems, as said above"),
         }
     }
 }
@@ -53,6 +61,12 @@ impl From<ClientError> for Error {
 impl From<ApiError> for Error {
     fn from(error: ApiError) -> Self {
         Error::Client(error.into())
+    }
+}
+
+impl From<BindError> for Error {
+    fn from(error: BindError) -> Self {
+        Error::Bind(error)
     }
 }
 
@@ -112,6 +126,8 @@ pub fn run(cli: &Cli, client: &Client, output: &mut dyn Write) -> Result<(), Err
             import::import(output, file, *format, config_id.as_deref(), *strict)
         }
         Command::ApplyBatch { file } => Ok(client.apply(&read_operations(file)?)?),
+        Command::Doctor(arguments) => machine::doctor(cli.json, output, arguments),
+        Command::Nic(command) => machine::nic(cli.json, output, command),
     }
 }
 
@@ -129,7 +145,17 @@ fn apply(client: &Client, operation: Operation) -> Result<(), Error> {
 
 /// Prints a value as JSON or for people.
 fn print<T: Serialize>(cli: &Cli, output: &mut dyn Write, value: &T, show: impl Fn(&T) -> String) -> Result<(), Error> {
-    let text = if cli.json { json(value)? + "\n" } else { show(value) };
+    print_as(cli.json, output, value, show)
+}
+
+/// The same, for commands that see no more of the command line.
+pub(crate) fn print_as<T: Serialize>(
+    as_json: bool,
+    output: &mut dyn Write,
+    value: &T,
+    show: impl Fn(&T) -> String,
+) -> Result<(), Error> {
+    let text = if as_json { json(value)? + "\n" } else { show(value) };
     Ok(output.write_all(text.as_bytes())?)
 }
 
