@@ -70,11 +70,22 @@ where
     tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false)
 }
 
+/// Says why the daemon ends, in one line on standard error.
+pub fn last_words(error: &dyn std::fmt::Display) {
+    // How lines tell the journal their level (sd-daemon(3)): 3 is an error.
+    let level = if leads_to_journal() { "<3>" } else { "" };
+    eprintln!("{level}dpvsd: error: {error}");
+}
+
+fn leads_to_journal() -> bool {
+    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    stderr.is_ok_and(|file| is_stream(&stream, file.dev(), file.ino()))
+}
+
 /// The journal, which keeps a message's level and fields, if standard error leads there.
 fn journal() -> Option<tracing_journald::Layer> {
-    let stream = std::env::var("JOURNAL_STREAM").ok()?;
-    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?).metadata().ok()?;
-    if !is_stream(&stream, stderr.dev(), stderr.ino()) {
+    if !leads_to_journal() {
         return None;
     }
     // Without journald's native socket, the stream takes lines.

@@ -4,6 +4,7 @@
 //! kernel's side, services, workers, API. Warnings wait until all of that has worked, so that a failure is one line.
 //! Order of the end: API, workers, mirror interfaces, ports.
 
+mod arguments;
 pub mod cores;
 #[cfg(feature = "dpdk")]
 mod error;
@@ -17,6 +18,7 @@ mod run;
 pub mod watchdog;
 pub mod workers;
 
+pub use arguments::Arguments;
 #[cfg(feature = "dpdk")]
 pub use error::DaemonError;
 #[cfg(feature = "dpdk")]
