@@ -12,6 +12,8 @@ mod schema;
 mod values;
 
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 pub(crate) mod tests;
 
 use std::fmt;
