@@ -86,7 +86,7 @@ pub enum StartError {
         what: String,
     },
     /// No PCI device has this address.
-    #[error("port '{port}': there is no PCI device '{address}'; `dpdk-devbind.py --status-dev net` lists them")]
+    #[error("port '{port}': there is no PCI device '{address}'; `dpvs-ctl nic list` shows them")]
     UnknownPci {
         /// The port.
         port: String,
@@ -96,7 +96,7 @@ pub enum StartError {
     /// The PCI device is there, but DPDK has no port for it.
     #[error(
         "port '{port}': DPDK does not drive PCI device {address}, whose kernel driver is {driver}: \
-         `dpdk-devbind.py -b vfio-pci {address}` hands it over (Mellanox devices keep theirs); DPDK's own \
+         `dpvs-ctl nic bind {address}` hands it over (Mellanox devices keep theirs); DPDK's own \
          drivers are in {}",
         directory.display()
     )]
