@@ -1,0 +1,188 @@
+//! Health checks of dpvsd itself, against real servers that die and come back.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use dpvs_e2e::lab::Background;
+use dpvs_e2e::traffic::who_answers;
+use dpvs_e2e::{Config, Lab, Topology, eventually};
+
+const VIP: &str = "http://192.0.2.100/";
+
+/// Times of the checks: a server that dies is out after `INTERVAL` x `FALL`, and the time of the runs.
+const INTERVAL: Duration = Duration::from_millis(300);
+const FALL: u32 = 2;
+const SLACK: Duration = Duration::from_millis(1500);
+
+/// Weights by server of a service, as ipvsadm lists them, such as `21=1 22=0`.
+fn listed(lab: &Lab, service: &str) -> String {
+    let table = lab.ipvsadm(&format!("-Ln {service}"));
+    let servers = table.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["->", server, _, weight, ..] = words.as_slice() else { return None };
+        let host = server.rsplit_once(':')?.0.rsplit('.').next()?;
+        host.parse::<u8>().is_ok().then(|| format!("{host}={weight}"))
+    });
+    servers.collect::<Vec<_>>().join(" ")
+}
+
+fn expect(lab: &Lab, service: &str, expected: &str, limit: Duration) -> Duration {
+    let began = Instant::now();
+    loop {
+        let found = listed(lab, service);
+        if found == expected {
+            return began.elapsed();
+        }
+        let status = || lab.ctl(&format!("services show {}", service.replace("-t ", "tcp/").replace("-u ", "udp/")));
+        assert!(began.elapsed() < limit, "{service}: '{found}', not '{expected}' within {limit:?}\n{}", status());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn stop(lab: &Lab, host: &str, server: &str) {
+    let pid = lab.directory().join(host).join(format!("{server}.pid"));
+    lab.shell(host, &format!("kill -9 $(cat {0}) $(pgrep -P $(cat {0}))", pid.display()));
+}
+
+fn start_nginx(lab: &Lab, host: &str) -> Background {
+    let directory = lab.directory().join(host);
+    let [log, config] = ["error.log", "nginx.conf"].map(|file| directory.join(file).to_string_lossy().into_owned());
+    lab.spawn(host, &["nginx", "-e", &log, "-c", &config, "-g", "daemon off;"])
+}
+
+/// A service with NAT servers 198.51.100.21 to .23.
+fn service(protocol: &str, address: &str, settings: &str, health: &str, checks: &[&str]) -> String {
+    let port = address.rsplit(':').next().unwrap_or_default();
+    let mut text = format!(
+        "\n[[services]]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\nscheduler = \"wrr\"\n{settings}\n\
+         [services.health]\n{health}\n"
+    );
+    for check in checks {
+        text += &format!(
+            "[[services.health.checks]]\nprobe = {check}\ninterval = {0}\ntimeout = 1\nfall = {FALL}\nrise = 2\nwarmup = 0.3\n",
+            INTERVAL.as_secs_f64()
+        );
+    }
+    for server in 21..=23 {
+        text += &format!("[[services.servers]]\naddress = \"198.51.100.{server}:{port}\"\nmode = \"nat\"\n");
+    }
+    text
+}
+
+/// How many of these requests the first server answers.
+fn share_of_first(lab: &Lab, requests: usize) -> usize {
+    let script = format!("for i in $(seq {requests}); do curl -sf --max-time 2 {VIP} || echo failed; done");
+    let answers = lab.shell("c1", &script);
+    assert!(!answers.contains("failed"), "{answers}");
+    answers.lines().filter(|answer| *answer == "s1").count()
+}
+
+fn read(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_default()
+}
+
+#[test]
+fn a_server_that_dies_under_load_leaves_and_comes_back_slowly() {
+    let lab = Lab::with_hosts(Topology::TwoArm, 1, 3);
+    lab.serve(&["http"]);
+    let sorry = "sorry_server = { address = \"198.51.100.23:81\", mode = \"nat\" }";
+    let http =
+        service("tcp", "192.0.2.100:80", sorry, "slow_start = 6", &["{ http = { path = \"/\", body = \"^s[123]\" } }"]);
+    let config = Config::of(&lab, 1, |text| text + &http);
+    lab.start_with(&config.path());
+    expect(&lab, "-t 192.0.2.100:80", "21=1 22=1 23=1", Duration::from_secs(5));
+    assert_eq!(share_of_first(&lab, 30), 10);
+
+    // Requests keep coming while the server dies: some fail until it is out, then none.
+    let load = lab.spawn(
+        "c1",
+        &[
+            "bash",
+            "-c",
+            &format!("for i in $(seq 100); do curl -s --max-time 1 {VIP} || echo failed; sleep 0.02; done"),
+        ],
+    );
+    std::thread::sleep(Duration::from_millis(300));
+    let began = Instant::now();
+    stop(&lab, "s1", "nginx");
+    expect(&lab, "-t 192.0.2.100:80", "22=1 23=1", INTERVAL * FALL + SLACK);
+    println!("out after {:?}", began.elapsed());
+    assert_eq!(share_of_first(&lab, 20), 0);
+    drop(load.finish(Duration::from_secs(30)));
+
+    let shown = lab.ctl("services show tcp/192.0.2.100:80");
+    assert!(shown.contains("1 (out)") && shown.contains("connect: Connection refused"), "{shown}");
+
+    let _revived = start_nginx(&lab, "s1");
+    expect(&lab, "-t 192.0.2.100:80", "21=1 22=1 23=1", INTERVAL * 2 + SLACK);
+    let (early, began) = (share_of_first(&lab, 40), Instant::now());
+    println!("of 40 requests at first, {early} went to the revived server");
+    assert!((1..=9).contains(&early), "a slow start: {early} of 40");
+    std::thread::sleep(Duration::from_secs(7).saturating_sub(began.elapsed()));
+    assert_eq!(share_of_first(&lab, 30), 10);
+
+    for host in ["s1", "s2"] {
+        stop(&lab, host, "nginx");
+    }
+    expect(&lab, "-t 192.0.2.100:80", "23=1", INTERVAL * FALL + SLACK);
+    assert_eq!(who_answers(&lab, "c1", VIP), "s3");
+    lab.stop_director("TERM");
+}
+
+#[test]
+fn every_kind_of_check_finds_what_is_there() {
+    let lab = Lab::with_hosts(Topology::TwoArm, 1, 3);
+    lab.serve(&["http", "dns"]);
+    let config = Config::of(&lab, 1, |text| text);
+    let directory = config.directory();
+    let (script, log) = (directory.join("check"), directory.join("log"));
+    // The last server is to have a weight of 5, and the first is not to be used.
+    std::fs::write(&script, "#!/bin/sh\ncase $DPVS_ADDRESS in *.21) exit 1 ;; *.23) exit 7 ;; esac\n").unwrap();
+    let notify = directory.join("notify");
+    let line = format!("#!/bin/sh\necho $DPVS_EVENT $DPVS_SERVICE $DPVS_SERVER >>{}\n", log.display());
+    std::fs::write(&notify, line).unwrap();
+    for file in [&script, &notify] {
+        lab.run("lb", &["chmod", "755", &file.to_string_lossy()]);
+    }
+    let external = format!("{{ external = {{ command = [\"{}\"], dynamic = true }} }}", script.display());
+    let programs = format!(
+        "quorum_up = [\"{0}\"]\nquorum_down = [\"{0}\"]\nnotify_up = [\"{0}\"]\nnotify_down = [\"{0}\"]\nquorum = 2",
+        notify.display()
+    );
+    let dns = "{ dns = { name = \"whoami.\", type = \"TXT\" } }";
+    let services = [
+        service("udp", "192.0.2.100:53", "", &programs, &[dns, "{ udp = { send = \"x\" } }"]),
+        service("tcp", "192.0.2.101:80", "", "on_failure = \"zero-weight\"", &["\"icmp\"", "\"tcp\"", &external]),
+        service("tcp", "192.0.2.102:80", "", "initially = \"down\"", &["{ smtp = {} }"]),
+    ];
+    let text = read(&config.path()) + &services.concat();
+    config.write(&text);
+    lab.start_with(&config.path());
+    let limit = Duration::from_secs(6);
+    expect(&lab, "-t 192.0.2.101:80", "21=0 22=1 23=5", limit);
+    expect(&lab, "-u 192.0.2.100:53", "21=1 22=1 23=1", limit);
+    assert_eq!(listed(&lab, "-t 192.0.2.102:80"), "", "nginx is no mail server");
+    let up = "quorum-up udp/192.0.2.100:53\n";
+    eventually("the quorum's program", limit, || read(&log) == up);
+
+    stop(&lab, "s2", "unbound");
+    expect(&lab, "-u 192.0.2.100:53", "21=1 23=1", limit);
+    lab.run("lb", &["kill", "-HUP", &lab.director_pid()]);
+    stop(&lab, "s3", "unbound");
+    expect(&lab, "-u 192.0.2.100:53", "21=1", limit);
+    let rest = "server-down udp/192.0.2.100:53 198.51.100.22:53\nserver-down udp/192.0.2.100:53 198.51.100.23:53\n\
+                quorum-down udp/192.0.2.100:53\n";
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+        lines.sort();
+        lines
+    };
+    eventually("programs", limit, || sorted(&read(&log)) == sorted(&format!("{up}{rest}")));
+
+    // A server that the network has lost.
+    lab.run("s2", &["ip", "link", "set", "eth0", "down"]);
+    expect(&lab, "-t 192.0.2.101:80", "21=0 22=0 23=5", Duration::from_secs(8));
+    let shown = lab.ctl("services show tcp/192.0.2.101:80");
+    assert!(shown.contains("icmp 198.51.100.22") && shown.contains("not done within 1 s"), "{shown}");
+    lab.stop_director("TERM");
+}
