@@ -174,7 +174,8 @@ fn mode(mode: snapshot::ForwardMode) -> ForwardMode {
     }
 }
 
-fn connection(record: &ConnRecord, worker: usize) -> Connection {
+/// A connection as the API shows it.
+pub(crate) fn connection(record: &ConnRecord, worker: usize) -> Connection {
     let endpoint = |(addr, port)| SocketAddr::new(addr, port);
     Connection {
         protocol: protocol(record.protocol),

@@ -139,7 +139,7 @@ impl CoreHandle {
     }
 
     /// What the control thread observes of itself.
-    pub fn metrics(&self) -> &ControlMetrics {
+    pub fn metrics(&self) -> &Arc<ControlMetrics> {
         &self.metrics
     }
 

@@ -9,11 +9,13 @@
 //! * [`health`]: health checks of servers; they run on a thread of their own.
 //! * [`events`]: what happened lately; `trouble` finds what workers do not tell.
 //! * [`server`]: the API on a Unix socket.
+//! * [`connection_log`]: JSON lines about connections that begin and end.
 //! * [`metrics`]: the metrics for Prometheus.
 //! * [`daemon`]: start, life and end of the process.
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod connection_log;
 pub mod connections;
 pub mod core;
 pub mod daemon;

@@ -210,7 +210,7 @@ fn expiry<A: Host>(c: &mut Criterion) {
                     let now = Tick((TIMEOUT + 1) * TICKS_PER_SECOND);
                     let start = Instant::now();
                     while table.expiry_lag(now) > 0 {
-                        ended += table.expire(now, BUDGET, |conn, _| {
+                        ended += table.expire(now, BUDGET, |_, conn, _| {
                             black_box(conn);
                         }) as u64;
                     }

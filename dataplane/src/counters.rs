@@ -161,6 +161,10 @@ pub struct WorkerCounters {
     pub busy_cycles: Counter,
     /// Connections that `drop_entry` ended.
     pub reaped: Counter,
+    /// Events of connections that were not logged because there were too many in a second.
+    pub log_suppressed: Counter,
+    /// Events of connections that were not logged because the ring was full.
+    pub log_overflowed: Counter,
     /// The [defences](crate::defence) that act at the moment, a bit each.
     pub defences: Counter,
     /// Entries now in the connection tables.
@@ -202,6 +206,8 @@ impl WorkerCounters {
             cycles: Counter::default(),
             busy_cycles: Counter::default(),
             reaped: Counter::default(),
+            log_suppressed: Counter::default(),
+            log_overflowed: Counter::default(),
             defences: Counter::default(),
             table_entries: Counter::default(),
             table_entries_v6: Counter::default(),

@@ -8,6 +8,7 @@
 pub mod client_address;
 mod clock;
 pub mod conn;
+pub mod conn_log;
 pub mod counters;
 mod cross;
 mod data;

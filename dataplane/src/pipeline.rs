@@ -19,6 +19,7 @@ use proto::state::{Direction, State};
 use proto::{Protocol, Tuple, ethernet, ipv6, plain, sctp};
 
 use crate::conn::{Candidate, Conn, ConnFlags, ConnId, ConnTable, Side, TICKS_PER_SECOND, Tick};
+use crate::conn_log::{ConnLog, EndReason};
 use crate::counters::WorkerCounters;
 use crate::defence::Defence;
 use crate::forward::nat;
@@ -125,6 +126,8 @@ pub struct Pipeline<Io: WorkerIo> {
     /// Identification of the last tunnel header or IPv6 fragment.
     pub(crate) ip_id: u32,
     pub(crate) helpers: Helpers,
+    /// For those who keep a log of connections.
+    pub(crate) log: Option<Box<ConnLog>>,
     punt_limit: RateLimit,
     resolution_punt_limit: RateLimit,
 }
@@ -160,6 +163,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             sweep: Sweep::default(),
             ip_id: (seed[1] as u32).wrapping_add(id.0.into()),
             helpers: Helpers::new(seed[0].rotate_left(32) ^ seed[1]),
+            log: None,
             icmp_limit: RateLimit::new(ICMP_RATE, ICMP_BURST),
             punt_limit: RateLimit::new(PUNT_RATE, PUNT_RATE / 10),
             resolution_punt_limit: RateLimit::new(RESOLUTION_PUNT_RATE, RESOLUTION_PUNT_RATE / 5),
@@ -342,7 +346,11 @@ impl<Io: WorkerIo> Pipeline<Io> {
             Fate::GoesOn => {}
             Fate::Rests => return Verdict::Drop(DropReason::ServerGone),
             Fate::Ends => {
-                self.end_connection::<A>(id);
+                let reason = match snapshot.services.is_live(A::table(&mut self.tables).get(id).server) {
+                    true => EndReason::Replaced,
+                    false => EndReason::ServerGone,
+                };
+                self.end_connection::<A>(id, reason);
                 return self.unknown(snapshot, job);
             }
         }
@@ -353,11 +361,24 @@ impl<Io: WorkerIo> Pipeline<Io> {
     }
 
     /// Ends a connection before its time.
-    pub(crate) fn end_connection<A: Ip>(&mut self, id: ConnId) {
+    pub(crate) fn end_connection<A: Ip>(&mut self, id: ConnId, reason: EndReason) {
         let table = A::table(&mut self.tables);
         let template = table.template(id);
         let ended = table.remove(id);
         count_ended(&self.shared, self.id, &ended, template);
+        if let Some(log) = &mut self.log {
+            let counters = &self.shared.worker(self.id).counters;
+            log.end::<A>(id, reason, self.now, counters, || self.scheduling.record(&ended, self.now));
+        }
+    }
+
+    /// Logs that a connection begins, if connections are logged.
+    pub(crate) fn log_begin<A: Ip>(&mut self, id: ConnId) {
+        if let Some(log) = &mut self.log {
+            let counters = &self.shared.worker(self.id).counters;
+            let (now, scheduling) = (self.now, &self.scheduling);
+            log.begin(A::table(&mut self.tables), id, now, counters, |conn| scheduling.record(conn, now));
+        }
     }
 
     /// Sends a client's packet to the connection's server.
@@ -479,6 +500,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
             to.add(1);
         }
         counters.count(side, ip.len);
+        if let Some(log) = &mut self.log {
+            log.count::<A>(id, side, ip.len);
+        }
     }
 
     /// Drops a packet and tells its sender why, rate permitting.

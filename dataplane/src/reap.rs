@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use proto::state::State;
 
 use crate::conn::{Conn, ConnId, TICKS_PER_SECOND, Tick};
+use crate::conn_log::EndReason;
 use crate::ip::Ip;
 use crate::packet::WorkerIo;
 use crate::pipeline::Pipeline;
@@ -119,7 +120,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 _ => false,
             };
             if goes && !table.is_controller(id) {
-                self.end_connection::<A>(id);
+                self.end_connection::<A>(id, EndReason::DropEntry);
                 self.counters().reaped.add(1);
             }
         }
@@ -135,7 +136,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             let id = ConnId(((position + n) % slots) as u32);
             let conn = A::table(&mut self.tables).live(id);
             if conn.is_some_and(|conn| snapshot.services.presence(conn.server) == Presence::Gone) {
-                self.end_connection::<A>(id);
+                self.end_connection::<A>(id, EndReason::ServerGone);
             }
         }
         let walk = &mut self.reaper.families[family];

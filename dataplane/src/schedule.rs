@@ -9,7 +9,7 @@ use proto::{Protocol, Tuple, quic, udp};
 use sched::{Expirations, Pool, Request};
 
 use crate::ServerId;
-use crate::conn::{Conn, ConnFlags, ConnId, InsertError, TICKS_PER_SECOND, Tick};
+use crate::conn::{Conn, ConnFlags, ConnId, ConnRecord, InsertError, TICKS_PER_SECOND, Tick};
 use crate::counters::ServerLoad;
 use crate::defence::Mode;
 use crate::fib::{AdjacencyId, Fib};
@@ -162,6 +162,15 @@ impl Scheduling {
             state.way = fib.resolve_for_all(server.addr).unwrap_or(AdjacencyId::NONE);
         }
         state.way
+    }
+
+    /// The connection as the control thread sees it, with the server's address if the connection has no room for it.
+    pub(crate) fn record<A: Ip>(&self, conn: &Conn<A>, now: Tick) -> ConnRecord {
+        let mut record = conn.record(now);
+        if record.server.0.is_unspecified() {
+            record.server.0 = self.address_of(conn.server);
+        }
+        record
     }
 
     /// The address of a server that has connections of this worker.
@@ -389,6 +398,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         if let Some(ClientAddress::Proxy(version)) = service.client_address {
             self.expect_proxy_header::<A>(id, version);
         }
+        self.log_begin::<A>(id);
         let load = self.counters().load(server);
         load.total.add(1);
         match is_active {

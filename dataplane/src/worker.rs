@@ -7,6 +7,7 @@
 //! }
 //! ```
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use crate::clock::Clock;
 use crate::conn::{ConnRecord, Tick};
+use crate::conn_log::{ConnLog, ConnLogConfig, EndReason};
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
 use crate::pipeline::{Origin, Pipeline, count_ended};
 use crate::reassembly::Carrier;
@@ -142,6 +144,12 @@ impl<Io: WorkerIo> Worker<Io> {
     /// The worker's queues, to be changed between turns.
     pub fn io_mut(&mut self) -> &mut Io {
         &mut self.pipeline.io
+    }
+
+    /// From now on, connections are logged. To be called before the first turn.
+    pub fn log_connections(&mut self, config: ConnLogConfig) {
+        let connections = self.pipeline.tables.v4.capacity();
+        self.pipeline.log = Some(Box::new(ConnLog::new(config, connections)));
     }
 
     /// How many packets wait for a neighbour.
@@ -308,8 +316,23 @@ fn expire<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) {
     let now = pipeline.now;
     let (id, shared) = (pipeline.id, &*pipeline.shared);
     let counters = &shared.worker(id).counters;
-    pipeline.tables.v4.expire(now, EXPIRE_BUDGET, |conn, template| count_ended(shared, id, conn, template));
-    pipeline.tables.v6.expire(now, EXPIRE_BUDGET, |conn, template| count_ended(shared, id, conn, template));
+    let Pipeline { tables, log, scheduling, .. } = pipeline;
+    match log {
+        None => {
+            tables.v4.expire(now, EXPIRE_BUDGET, |_, conn, template| count_ended(shared, id, conn, template));
+            tables.v6.expire(now, EXPIRE_BUDGET, |_, conn, template| count_ended(shared, id, conn, template));
+        }
+        Some(log) => {
+            tables.v4.expire(now, EXPIRE_BUDGET, |conn_id, conn, template| {
+                count_ended(shared, id, conn, template);
+                log.end::<Ipv4Addr>(conn_id, EndReason::Timeout, now, counters, || scheduling.record(conn, now));
+            });
+            tables.v6.expire(now, EXPIRE_BUDGET, |conn_id, conn, template| {
+                count_ended(shared, id, conn, template);
+                log.end::<Ipv6Addr>(conn_id, EndReason::Timeout, now, counters, || scheduling.record(conn, now));
+            });
+        }
+    }
     shared.templates.sweep(&mut pipeline.sweep, (id.0.into(), shared.limits.workers), now, |server| {
         counters.load(server).persistent.sub(1);
     });

@@ -8,7 +8,7 @@ use dataplane::steer::MAX_WORKERS;
 use dpvs_api::{ErrorKind, ForwardMode, Operation, Service};
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Daemon, Eal, Helpers, Limits, Port, Workers};
+use super::{Config, ConnectionLog, Daemon, Eal, Helpers, Limits, Port, Workers};
 use crate::registry::{MAX_TIMEOUT, Registry, unicast};
 
 /// Longest path of a Unix socket: 108 bytes with the final zero (unix(7)).
@@ -55,6 +55,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     limits(&config.limits, config.workers.number(), &mut problems);
     timeouts(config, &mut problems);
     helpers(&config.helpers, &mut problems);
+    connection_log(&config.connection_log, &mut problems);
     ports(config, &mut problems);
     marks(config, &mut problems);
     services(config, &mut problems);
@@ -131,6 +132,18 @@ fn helpers(helpers: &Helpers, problems: &mut Problems) {
         // The server's data connections come from the port below.
         problems.range(format!("helpers.ftp_ports[{index}]"), usize::from(*port), 2..=65535);
     }
+}
+
+fn connection_log(log: &ConnectionLog, problems: &mut Problems) {
+    for (name, path) in [("file", &log.file), ("socket", &log.socket)] {
+        if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+            problems.add(format!("connection_log.{name}"), "must be an absolute path: begin it with /");
+        }
+    }
+    if log.file.is_some() && log.socket.is_some() {
+        problems.add("connection_log.socket", "there is a file already: remove one of the two");
+    }
+    problems.range("connection_log.rate", log.rate as usize, 0..=100_000_000);
 }
 
 fn ports(config: &Config, problems: &mut Problems) {

@@ -13,7 +13,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::{Config, ConfigError};
 
 /// The sections, for the error about an unknown one.
-const SECTIONS: &str = "daemon, eal, workers, limits, timeouts, sysctl, helpers, metrics, ports, marks, services";
+const SECTIONS: &str =
+    "daemon, eal, workers, limits, timeouts, sysctl, helpers, metrics, connection_log, ports, marks, services";
 
 /// Sections that included files may have: lists whose items follow those of the files before.
 const SHARED: [&str; 2] = ["marks", "services"];
@@ -123,7 +124,8 @@ impl<'a> Document<'a> {
                     main.display()
                 ))),
                 (
-                    "daemon" | "eal" | "workers" | "limits" | "timeouts" | "sysctl" | "helpers" | "metrics" | "ports",
+                    "daemon" | "eal" | "workers" | "limits" | "timeouts" | "sysctl" | "helpers" | "metrics"
+                    | "connection_log" | "ports",
                     Some(main),
                 ) => {
                     errors.push(refuse(format!(
@@ -140,6 +142,7 @@ impl<'a> Document<'a> {
                 ("sysctl", None) => self.section(name, value, &mut config.sysctl, errors),
                 ("helpers", None) => self.section(name, value, &mut config.helpers, errors),
                 ("metrics", None) => self.section(name, value, &mut config.metrics, errors),
+                ("connection_log", None) => self.section(name, value, &mut config.connection_log, errors),
                 ("ports", None) => self.list(name, value, &mut config.ports, errors),
                 _ => errors.push(refuse(format!("unknown section: correct or remove it; there are {SECTIONS}"))),
             }

@@ -66,6 +66,8 @@ pub struct Config {
     pub helpers: Helpers,
     /// Metrics for Prometheus.
     pub metrics: Metrics,
+    /// Log of connections.
+    pub connection_log: ConnectionLog,
     /// Ports, at least one.
     pub ports: Vec<Port>,
     /// Rules that give packets firewall marks, in order.
@@ -225,6 +227,26 @@ pub struct Metrics {
     pub services: Shown,
     /// Servers, of all services together, likewise. Default 10000.
     pub servers: Shown,
+}
+
+/// Log of connections: JSON lines. Without `file` and `socket` there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectionLog {
+    /// File to append to, by absolute path; opened again on SIGHUP. Default: none.
+    pub file: Option<PathBuf>,
+    /// Unix datagram socket to send to, by absolute path, in place of a file. Default: none.
+    pub socket: Option<PathBuf>,
+    /// Lines per second, all workers together; 0: no limit. Default 10000.
+    pub rate: u32,
+    /// Whether packets and bytes of each connection are counted, which every packet pays for. Default: no.
+    pub traffic: bool,
+}
+
+impl Default for ConnectionLog {
+    fn default() -> Self {
+        Self { file: None, socket: None, rate: 10_000, traffic: false }
+    }
 }
 
 /// A DPDK port.

@@ -36,6 +36,14 @@ pub enum DaemonError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The connection log cannot be written.
+    #[error("cannot open {file}: {source}: make it a file that dpvsd may write, or remove it")]
+    ConnectionLog {
+        /// The file.
+        file: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A service of the file cannot be applied.
     #[error("{0}")]
     Services(ApiError),
@@ -62,6 +70,7 @@ impl DaemonError {
             Self::Dpdk(error) => key_of_start(error, config),
             Self::Kernel(error) => key_of_kernel(error, config),
             Self::Metrics { .. } => Some("metrics.listen".to_owned()),
+            Self::ConnectionLog { .. } => Some("connection_log.file".to_owned()),
             Self::Services(error) => Some(error.path.as_deref().and_then(within_file).unwrap_or("services".to_owned())),
             Self::Config(_) | Self::Core(CoreError::Unknown) | Self::System { .. } | Self::Worker(_) => None,
         }

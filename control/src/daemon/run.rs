@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crossbeam::queue::ArrayQueue;
+use dataplane::conn_log::ConnLogConfig;
 use dataplane::io::dpdk::{Dpdk, DpdkIo, EalOptions, Hugepages, PortOptions, StartError};
 use dataplane::reassembly::MAX_HELD;
 use dataplane::shared::{Limits, Shared};
@@ -24,6 +26,7 @@ use super::notify::ServiceManager;
 use super::watchdog::Watchdog;
 use super::workers::Threads;
 use crate::config::{self, Config, ConfigErrors};
+use crate::connection_log::{self, ConnectionLog, Target};
 use crate::core::{Batch, Core, CoreHandle, DeviceCounters, Devices, Facts, Parts, PortFacts};
 use crate::health::Engine;
 use crate::kernel::{Kernel, PortKernel};
@@ -122,9 +125,10 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
         rss: rss(&dpdk, config.workers.number()),
     };
     let huge_before = memory::in_huge_pages();
-    let workers = worker::build(ios, &shared, &worker_config);
+    let mut workers = worker::build(ios, &shared, &worker_config);
     let huge_after = memory::in_huge_pages();
     let tables = workers.iter().map(Worker::table_bytes).sum::<usize>() as u64;
+    let connection_log = log_connections(&config, &shared, &handle, &mut workers)?;
     let work = workers.into_iter().map(|worker| || work(worker));
     let mut threads = Threads::start(&shared, work, &cores.workers).map_err(system("start a worker's thread"))?;
 
@@ -155,7 +159,7 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
             None => std::future::pending().await,
         }
     };
-    let supervisor = Supervisor { options, handle, reconciler, manager: manager.clone(), status };
+    let supervisor = Supervisor { options, handle, reconciler, connection_log, manager: manager.clone(), status };
     let supervised = async {
         let outcome = supervisor.supervise(&mut signals, &mut threads).await;
         drop(end_api);
@@ -206,6 +210,30 @@ fn status(config: &Config) -> String {
     format!("{} on {}", plural(config.workers.number(), "worker"), ports.join(", "))
 }
 
+/// Has the workers log connections, if the configuration says where to.
+fn log_connections(
+    config: &Config,
+    shared: &Arc<Shared>,
+    handle: &CoreHandle,
+    workers: &mut [Worker<DpdkIo>],
+) -> Result<Option<ConnectionLog>, DaemonError> {
+    let config::ConnectionLog { file, socket, rate, traffic } = &config.connection_log;
+    let target = match (file, socket) {
+        (Some(file), _) => Target::File(file.clone()),
+        (None, Some(socket)) => Target::Socket(socket.clone()),
+        (None, None) => return Ok(None),
+    };
+    let rings: Vec<_> = workers.iter().map(|_| Arc::new(ArrayQueue::new(connection_log::RING))).collect();
+    let rate = rate.div_ceil(workers.len() as u32);
+    for (worker, events) in workers.iter_mut().zip(&rings) {
+        worker.log_connections(ConnLogConfig { events: Arc::clone(events), rate, traffic: *traffic });
+    }
+    let file = file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+    ConnectionLog::start(target, rings, Arc::clone(&shared.snapshot), Arc::clone(handle.metrics()))
+        .map(Some)
+        .map_err(|source| DaemonError::ConnectionLog { file, source })
+}
+
 /// What a worker's thread does.
 fn work(worker: Worker<DpdkIo>) {
     // Held until the worker has given its packets back.
@@ -253,6 +281,7 @@ struct Supervisor<'a> {
     options: &'a Options,
     handle: CoreHandle,
     reconciler: Reconciler,
+    connection_log: Option<ConnectionLog>,
     manager: ServiceManager,
     /// What the service manager shows.
     status: String,
@@ -323,6 +352,7 @@ impl Supervisor<'_> {
 
     /// Reads the file again and applies what changed in it; leaves everything as it is if anything is wrong.
     async fn reload(&self) {
+        self.connection_log.iter().for_each(ConnectionLog::reopen);
         let reloaded = self.reconciler.reload(&self.options.config).await;
         self.handle.metrics().reloaded(reloaded.is_ok(), SystemTime::now());
         let errors = match reloaded {

@@ -20,6 +20,8 @@ pub struct ControlMetrics {
     /// Milliseconds since 1970 at which the configuration in force was read.
     loaded: AtomicU64,
     started: SystemTime,
+    log_lines: AtomicU64,
+    lost_log_lines: AtomicU64,
 }
 
 /// How the configuration was read.
@@ -45,6 +47,8 @@ impl ControlMetrics {
             last_failed: AtomicU64::new(0),
             loaded: AtomicU64::new(milliseconds(now)),
             started: now,
+            log_lines: AtomicU64::new(0),
+            lost_log_lines: AtomicU64::new(0),
         }
     }
 
@@ -67,6 +71,21 @@ impl ControlMetrics {
             self.failed_reloads.fetch_add(1, Relaxed);
         }
         self.last_failed.store((!is_ok).into(), Relaxed);
+    }
+
+    /// Lines of the connection log were written.
+    pub fn logged(&self, lines: u64) {
+        self.log_lines.fetch_add(lines, Relaxed);
+    }
+
+    /// Lines of the connection log could not be written.
+    pub fn log_lost(&self, lines: u64) {
+        self.lost_log_lines.fetch_add(lines, Relaxed);
+    }
+
+    /// Lines of the connection log: written, and lost for want of somebody to take them.
+    pub(crate) fn log_lines(&self) -> (u64, u64) {
+        (self.log_lines.load(Relaxed), self.lost_log_lines.load(Relaxed))
     }
 
     pub(super) fn reloads(&self) -> Reloads {

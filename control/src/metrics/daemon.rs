@@ -3,6 +3,7 @@
 use std::fmt;
 
 use dataplane::PortId;
+use dataplane::counters::{Counter, WorkerCounters};
 
 use super::sheet::{NONE, Sheet};
 use super::{Scene, unix_time};
@@ -17,6 +18,7 @@ pub(super) fn write(scene: &Scene, sheet: &mut Sheet<'_>) -> fmt::Result {
     control(scene, sheet)?;
     ports(scene, sheet)?;
     pools(scene, sheet)?;
+    connection_log(scene, sheet)?;
     let drops = stats::drops(&scene.shared);
     let drops = drops.iter().map(|drop| ([("reason", drop.reason.as_str())], drop.packets));
     sheet.counters("dropped_packets", "Packets dropped, by reason; 'dpvs-ctl drops' says what each means.", drops)
@@ -88,6 +90,20 @@ fn ports(scene: &Scene, sheet: &mut Sheet<'_>) -> fmt::Result {
     })?;
     counters("port_receive_errors", "Damaged packets that the device received.", |row| row.device.rx_errors)?;
     counters("port_send_errors", "Packets that the device could not send.", |row| row.device.tx_errors)
+}
+
+fn connection_log(scene: &Scene, sheet: &mut Sheet<'_>) -> fmt::Result {
+    let (written, unwritten) = scene.control.log_lines();
+    sheet.counter("connection_log_lines", "Lines written to the connection log.", written)?;
+    let sum = |counter: fn(&WorkerCounters) -> &Counter| -> u64 {
+        scene.shared.workers.iter().map(|worker| counter(&worker.counters).get()).sum()
+    };
+    let lost = [
+        ([("reason", "rate")], sum(|c| &c.log_suppressed)),
+        ([("reason", "ring_full")], sum(|c| &c.log_overflowed)),
+        ([("reason", "write_error")], unwritten),
+    ];
+    sheet.counters("connection_log_lost_lines", "Lines missing in the connection log, by reason.", lost)
 }
 
 fn pools(scene: &Scene, sheet: &mut Sheet<'_>) -> fmt::Result {

@@ -381,12 +381,17 @@ impl<A: Address> ConnTable<A> {
         conn
     }
 
-    /// Ends connections whose time has come and that control no others, after handing each to `on_end` with the template
+    /// Ends connections whose time has come and that control no others, after handing each to `on_end` with its id and the template
     /// that is held for it, and returns how many.
     ///
     /// At most `budget` entries are visited, those included that live on because they were seen since; the next call
     /// goes on where this one stopped. To be called between bursts: most calls find nothing to do.
-    pub fn expire(&mut self, now: Tick, budget: usize, mut on_end: impl FnMut(&Conn<A>, Option<TemplateId>)) -> usize {
+    pub fn expire(
+        &mut self,
+        now: Tick,
+        budget: usize,
+        mut on_end: impl FnMut(ConnId, &Conn<A>, Option<TemplateId>),
+    ) -> usize {
         let until = self.wheel.reach(now);
         let mut budget = budget;
         let mut ended = 0;
@@ -407,7 +412,7 @@ impl<A: Address> ConnTable<A> {
             }
             ended += due.len();
             for (id, inbound, outbound) in due {
-                on_end(self.get(id), self.template(id));
+                on_end(id, self.get(id), self.template(id));
                 self.release(id, inbound, outbound);
             }
         }

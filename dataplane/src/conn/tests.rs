@@ -211,7 +211,7 @@ fn a_table_takes_as_many_connections_as_it_says() {
     fill_and_churn::<Ipv4Addr>(7, usize::MAX);
     let mut none = ConnTable::<Ipv4Addr>::new(0, SEED, Tick(0));
     assert_eq!(none.insert(nth(0), 60, Tick(0)), Err(InsertError::Full));
-    assert_eq!(none.expire(Tick(100), 10, |_, _| {}), 0);
+    assert_eq!(none.expire(Tick(100), 10, |_, _, _| {}), 0);
     assert_eq!(none.dump(0, &mut Vec::with_capacity(4), 4, Tick(0)), None);
 }
 
@@ -222,13 +222,13 @@ fn connections_end_after_their_timeout_once_and_with_both_tuples() {
     table.get_mut(ids[0]).touch(Tick(240));
     table.set_timeout(ids[99], 1, Tick(0));
     let mut ended = Vec::new();
-    assert_eq!(table.expire(Tick(7), 1000, |_, _| panic!("none is due")), 0);
-    assert_eq!(table.expire(Tick(8), 1000, |c, _| ended.push(c.inbound())), 1);
+    assert_eq!(table.expire(Tick(7), 1000, |_, _, _| panic!("none is due")), 0);
+    assert_eq!(table.expire(Tick(8), 1000, |_, c, _| ended.push(c.inbound())), 1);
     assert_eq!(ended, [nth(99).inbound()]);
     // 40 s: those of 31 to 40 s; the first one was seen at 30 s.
     let (mut calls, mut count) = (0, 0);
     while table.expiry_lag(Tick(320)) > 0 {
-        let n = table.expire(Tick(320), 4, |_, _| {});
+        let n = table.expire(Tick(320), 4, |_, _, _| {});
         assert!(n <= 4);
         (calls, count) = (calls + 1, count + n);
     }
@@ -240,7 +240,7 @@ fn connections_end_after_their_timeout_once_and_with_both_tuples() {
         assert_eq!(table.contains(&nth(n).outbound()), alive, "{n}");
     }
     assert_eq!(table.get(ids[0]).timer.seconds_left(Tick(320)), 20);
-    assert_eq!(table.expire(Tick(8 * 3600), 1000, |_, _| {}), 89);
+    assert_eq!(table.expire(Tick(8 * 3600), 1000, |_, _, _| {}), 89);
     assert!(table.is_empty());
 }
 
@@ -378,7 +378,7 @@ fn check_against_model<A: Address>(ops: Vec<Op>) -> Result<(), TestCaseError> {
             Op::Expire { ticks, budget } => {
                 now.0 += ticks;
                 let mut ended = Vec::new();
-                let n = table.expire(now, budget, |c, _| ended.push(c.inbound()));
+                let n = table.expire(now, budget, |_, c, _| ended.push(c.inbound()));
                 prop_assert!(n == ended.len() && n <= budget);
                 for tuple in ended {
                     let (id, _) = by_tuple[&tuple];
@@ -466,10 +466,10 @@ fn an_extra_ends_with_its_connection() {
         assert!(table.extra(again).is_none());
         assert_eq!(table.extras_len(), CAPACITY - 1);
         let late = Tick(100 * TICKS_PER_SECOND * (round + 1));
-        while table.expire(late, 100, |_, _| ()) > 0 {}
+        while table.expire(late, 100, |_, _, _| ()) > 0 {}
         assert!(table.is_empty());
         assert_eq!(table.extras_len(), 0);
-        table.expire(Tick(late.0 + 1), 100, |_, _| ());
+        table.expire(Tick(late.0 + 1), 100, |_, _, _| ());
     }
 }
 
@@ -533,7 +533,7 @@ fn check_far_against_model<A: Address, B: Address>(ops: Vec<Op>) -> Result<(), T
             Op::Expire { ticks, budget } => {
                 now.0 += ticks;
                 let mut ended = Vec::new();
-                table.expire(now, budget, |c, _| ended.push(c.inbound()));
+                table.expire(now, budget, |_, c, _| ended.push(c.inbound()));
                 model.retain(|_, (inbound, _)| !ended.contains(inbound));
             }
             _ => {}

@@ -19,6 +19,7 @@ use proto::state::State;
 use proto::{Protocol, Tuple, tcp};
 
 use crate::conn::{Announced, Conn, ConnFlags, ConnId, InsertError, Side};
+use crate::conn_log::EndReason;
 use crate::directory::EnterError;
 use crate::ip::Ip;
 use crate::packet::WorkerIo;
@@ -157,6 +158,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         let announced = Announced { controller: (controller, number), tickets, is_open };
         A::table(&mut self.tables).add_extra(id).announced = Some(announced);
         self.helpers.open += u32::from(is_open);
+        if !is_open {
+            self.log_begin::<A>(id);
+        }
         self.counters().load(server).inactive.add(1);
         Ok(id)
     }
@@ -179,7 +183,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             let old = table.get(id);
             let is_over = matches!(old.state, State::Listen | State::TimeWait | State::Close);
             if is_over && (old.daddr, old.server) == (conn.daddr, conn.server) && old.vaddr == conn.vaddr {
-                self.end_connection::<A>(id);
+                self.end_connection::<A>(id, EndReason::Replaced);
                 self.release_announced();
             }
         }
@@ -226,6 +230,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         Some(match inserted {
             Ok(id) => {
                 A::table(&mut self.tables).add_extra(id).announced = Some(announced);
+                self.log_begin::<A>(id);
                 Ok((id, side))
             }
             Err(error) => {

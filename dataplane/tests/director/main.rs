@@ -5,6 +5,7 @@
 
 mod support;
 
+mod conn_log;
 mod cross;
 mod cross_icmp;
 mod defence;

@@ -341,6 +341,10 @@ impl Director {
         self.wires[worker].push_packet(port, packet);
     }
 
+    pub fn workers_mut(&mut self) -> &mut [Worker<MemoryIo>] {
+        &mut self.workers
+    }
+
     pub fn wire(&self, worker: usize) -> &MemoryIo {
         &self.wires[worker]
     }
