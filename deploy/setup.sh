@@ -9,7 +9,8 @@ readonly hugepages=256
 
 build_packages=(build-essential ca-certificates clang curl iproute2 libclang-dev libdpdk-dev pkg-config)
 test_packages=(apache2-utils arping dnsutils dpdk dpdk-dev ethtool iperf3 iptables iputils-ping ipvsadm jq kmod ldirectord lftp
-    libnet-inet6glue-perl netcat-openbsd nginx-light procps prometheus python3-scapy socat tcpdump tshark unbound user-mode-linux valgrind vsftpd)
+    libnet-inet6glue-perl netcat-openbsd nginx-light procps prometheus python3-scapy socat tcpdump tftpd-hpa tshark unbound
+    user-mode-linux valgrind vsftpd)
 
 fail() {
     echo "setup: $*" >&2
@@ -36,7 +37,7 @@ install_packages() {
     echo "setup: installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # nginx, unbound and vsftpd are for the lab's namespaces: do not start them on the machine itself.
+    # nginx, tftpd, unbound and vsftpd are for the lab's namespaces: do not start them on the machine itself.
     local policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::fib::Fib;
 use dataplane::shared::{Publisher, Shared};
-use dataplane::snapshot::{MAX_FTP_PORTS, Settings, Snapshot};
+use dataplane::snapshot::{HelperPorts, Settings, Snapshot};
 use dataplane::{PortId, ServerId as ServerSlot};
 use dpvs_api::{
     ApiError, Author, ConnectionPage, DropCount, ErrorKind, EventKind, MarkRule, Operation, PortStats, ServerStatus,
@@ -299,8 +299,8 @@ pub struct Parts {
     pub fib: watch::Receiver<Arc<Fib>>,
     /// The ports' devices.
     pub devices: Arc<Devices>,
-    /// Virtual ports of FTP, at most [`MAX_FTP_PORTS`].
-    pub ftp_ports: Vec<u16>,
+    /// Virtual ports that helpers look after.
+    pub helper_ports: HelperPorts,
     /// The rest.
     pub facts: Facts,
 }
@@ -596,7 +596,7 @@ impl Core {
             services: self.registry.table(),
             fib: Arc::clone(&self.parts.fib.borrow_and_update()),
             settings: Settings {
-                ftp_ports: self.parts.ftp_ports.iter().copied().take(MAX_FTP_PORTS).collect(),
+                helper_ports: self.parts.helper_ports.clone(),
                 ..settings::compile(self.registry.timeouts(), self.registry.sysctls(), self.draining)
             },
         });

@@ -35,7 +35,7 @@ pub(crate) fn compile(configured: Timeouts, sysctls: Sysctls, draining: bool) ->
             amemthresh: sysctls.amemthresh,
             am_droprate: sysctls.am_droprate,
         },
-        ftp_ports: Default::default(),
+        helper_ports: Default::default(),
     }
 }
 

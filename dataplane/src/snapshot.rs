@@ -50,8 +50,17 @@ impl Snapshot {
     }
 }
 
-/// The most ports of FTP that there can be, as for Linux (ip_vs.h, IP_VS_APP_MAX_PORTS).
-pub const MAX_FTP_PORTS: usize = 8;
+/// The most ports that a helper can have, as for Linux (ip_vs.h, IP_VS_APP_MAX_PORTS).
+pub const MAX_HELPER_PORTS: usize = 8;
+
+/// Virtual ports that helpers look after, in NAT and FULLNAT modes.
+#[derive(Clone, Debug, Default)]
+pub struct HelperPorts {
+    /// TCP ports whose connections are control connections of FTP.
+    pub ftp: ArrayVec<u16, MAX_HELPER_PORTS>,
+    /// UDP ports to which clients of TFTP send their requests.
+    pub tftp: ArrayVec<u16, MAX_HELPER_PORTS>,
+}
 
 /// Director-wide settings.
 #[derive(Clone, Debug, Default)]
@@ -64,8 +73,8 @@ pub struct Settings {
     pub reuse: Reuse,
     /// Connections of a removed server end and their packets are scheduled anew; otherwise their packets are dropped.
     pub expire_nodest_conn: bool,
-    /// Virtual TCP ports whose connections are control connections of FTP, in NAT and FULLNAT modes.
-    pub ftp_ports: ArrayVec<u16, MAX_FTP_PORTS>,
+    /// Virtual ports of protocols whose connections announce others.
+    pub helper_ports: HelperPorts,
     /// Any TCP segment but a RST opens a connection, not only a SYN.
     pub sloppy_tcp: bool,
     /// Any SCTP packet but an ABORT opens a connection, not only an INIT.

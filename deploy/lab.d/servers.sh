@@ -7,8 +7,8 @@ serve() {
     [ $# -gt 0 ] || set -- http dns iperf
     for what; do
         case $what in
-            http | dns | iperf | ftp | tunnel) ;;
-            *) fail "'$what' cannot be served: http, dns, iperf, ftp or tunnel" ;;
+            http | dns | iperf | ftp | tftp | tunnel) ;;
+            *) fail "'$what' cannot be served: http, dns, iperf, ftp, tftp or tunnel" ;;
         esac
         for ((n = 1; n <= servers; n++)); do
             mkdir -p "$dir/s$n"
@@ -142,6 +142,16 @@ END
 
 ready_ftp() {
     listens "$1" -t 21
+}
+
+# All servers have the same files; uploads go to /upload.
+serve_tftp() {
+    mkdir -p -m 1777 "$dir/files/upload"
+    background "$1" "$dir/$1/tftpd.log" in.tftpd --foreground --address :69 --user root --create --secure "$dir/files"
+}
+
+ready_tftp() {
+    listens "$1" -u 69
 }
 
 # The kernel of this machine may lack IP-in-IP, so a small process takes the inner packets out.

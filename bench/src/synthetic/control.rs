@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use control::core::{Core, CoreHandle, DeviceCounters, Devices, Facts, Parts};
 use core_affinity::CoreId;
+use dataplane::snapshot::HelperPorts;
 use dpvs_api::{ForwardMode, LocalPorts, Operation, Protocol, Scheduler, Server, Service, ServiceId, ServiceSettings};
 use tokio::sync::watch;
 
@@ -74,8 +75,14 @@ impl<T: Send + 'static> Control<T> {
             is_link_up: Box::new(|_| true),
             buffers: Box::new(|| (0, 0)),
         });
-        let parts =
-            Parts { shared: Arc::clone(&director.shared), kernel: None, fib, devices, ftp_ports: Vec::new(), facts };
+        let parts = Parts {
+            shared: Arc::clone(&director.shared),
+            kernel: None,
+            fib,
+            devices,
+            helper_ports: HelperPorts::default(),
+            facts,
+        };
         let its_switch = Arc::clone(&switch);
         let thread = std::thread::spawn(move || {
             core_affinity::set_for_current(CoreId { id: cpu });

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use dataplane::snapshot::MAX_FTP_PORTS;
+use dataplane::snapshot::MAX_HELPER_PORTS;
 use dataplane::steer::MAX_WORKERS;
 use dpvs_api::{ErrorKind, ForwardMode, Operation, Service};
 use tracing_subscriber::EnvFilter;
@@ -123,14 +123,15 @@ fn timeouts(config: &Config, problems: &mut Problems) {
 }
 
 fn helpers(helpers: &Helpers, problems: &mut Problems) {
-    let ports = &helpers.ftp_ports;
-    if ports.len() > MAX_FTP_PORTS {
-        let message = format!("{} ports are too many: give at most {MAX_FTP_PORTS}", ports.len());
-        problems.add("helpers.ftp_ports", message);
-    }
-    for (index, port) in ports.iter().enumerate() {
-        // The server's data connections come from the port below.
-        problems.range(format!("helpers.ftp_ports[{index}]"), usize::from(*port), 2..=65535);
+    // An FTP server's data connections come from the port below.
+    for (key, ports, first) in [("ftp_ports", &helpers.ftp_ports, 2), ("tftp_ports", &helpers.tftp_ports, 1)] {
+        if ports.len() > MAX_HELPER_PORTS {
+            let message = format!("{} ports are too many: give at most {MAX_HELPER_PORTS}", ports.len());
+            problems.add(format!("helpers.{key}"), message);
+        }
+        for (index, port) in ports.iter().enumerate() {
+            problems.range(format!("helpers.{key}[{index}]"), usize::from(*port), first..=65535);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use dataplane::snapshot::{HelperPorts, MAX_HELPER_PORTS};
 pub use dpvs_api::ConfigError;
 use dpvs_api::{ConfigSources, MarkRule, Service, Sysctls, Timeouts};
 use schemars::JsonSchema;
@@ -209,11 +210,21 @@ impl Default for Limits {
 pub struct Helpers {
     /// Virtual TCP ports of FTP services in NAT and FULLNAT modes, at most 8. Default 21; none switches the helper off.
     pub ftp_ports: Vec<u16>,
+    /// Virtual UDP ports of TFTP services in NAT and FULLNAT modes, at most 8. Default 69; none switches the helper off.
+    pub tftp_ports: Vec<u16>,
 }
 
 impl Default for Helpers {
     fn default() -> Self {
-        Self { ftp_ports: vec![21] }
+        Self { ftp_ports: vec![21], tftp_ports: vec![69] }
+    }
+}
+
+impl Helpers {
+    /// The ports as workers see them.
+    pub fn compile(&self) -> HelperPorts {
+        let some = |ports: &[u16]| ports.iter().copied().take(MAX_HELPER_PORTS).collect();
+        HelperPorts { ftp: some(&self.ftp_ports), tftp: some(&self.tftp_ports) }
     }
 }
 

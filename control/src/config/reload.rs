@@ -107,7 +107,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     compare("daemon.socket_group", old.daemon.socket_group == new.daemon.socket_group);
     compare("daemon.control_core", old.daemon.control_core == new.daemon.control_core);
     compare("eal", old.eal == new.eal);
-    compare("helpers.ftp_ports", old.helpers == new.helpers);
+    compare("helpers", old.helpers == new.helpers);
     compare("connection_log", old.connection_log == new.connection_log);
     compare("metrics", old.metrics == new.metrics);
     compare("workers", old.workers == new.workers);

@@ -264,6 +264,10 @@ fn mistakes() {
             &["t.toml:2:13: helpers.ftp_ports: 9 ports are too many: give at most 8"],
         ),
         (
+            &format!("[helpers]\ntftp_ports = [0]\n{PORT}"),
+            &["t.toml:2:15: helpers.tftp_ports[0]: 0 is out of range: give 1 to 65535"],
+        ),
+        (
             &format!("[timeouts]\ntcp = 0\nudp = 2678401\n{PORT}"),
             &[
                 "t.toml:2:7: timeouts.tcp: 0 is out of range: give 1 to 2678400",

@@ -48,8 +48,14 @@ pub(crate) async fn with_core<F: Future<Output = ()>>(test: impl FnOnce(Bench) -
         is_link_up: Box::new(|_| true),
         buffers: Box::new(|| (1, 2)),
     });
-    let (mut core, handle) =
-        Core::new(Parts { shared: Arc::clone(&shared), kernel: None, fib, devices, ftp_ports: vec![21], facts });
+    let (mut core, handle) = Core::new(Parts {
+        shared: Arc::clone(&shared),
+        kernel: None,
+        fib,
+        devices,
+        helper_ports: HelperPorts::default(),
+        facts,
+    });
     // The core ends when the bench has dropped its handle.
     tokio::join!(core.run(), test(Bench { shared, fibs, handle }));
 }

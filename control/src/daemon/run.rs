@@ -101,9 +101,9 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     };
     let facts = facts(options, &config, &cores, &dpdk, capacity as u64, started);
     let devices = devices(&dpdk);
-    let ftp_ports = config.helpers.ftp_ports.clone();
+    let helper_ports = config.helpers.compile();
     let (mut core, handle) =
-        Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, ftp_ports, facts });
+        Core::new(Parts { shared: Arc::clone(&shared), kernel: Some(kernel), fib, devices, helper_ports, facts });
     let values = Sysctls::default().difference(&config.sysctl);
     let settings = vec![
         Operation::SetTimeouts { timeouts: config.timeouts },

@@ -13,18 +13,14 @@ use proto::tcp;
 
 use super::splice::{MAX_LEN, splice};
 use super::text::{Mention, Request, reply, request};
-use super::{AnnounceError, Expected, PORT_ATTEMPTS};
-use crate::conn::{Conn, ConnFlags, ConnId, Side};
-use crate::fib::AdjacencyId;
+use super::{AnnounceError, Expected, OTHER_PORTS, PORT_ATTEMPTS, data_connection};
+use crate::conn::{Conn, ConnId, Side};
 use crate::icmp::IcmpError;
 use crate::ip::Ip;
 use crate::packet::{PacketBuf, WorkerIo};
 use crate::pipeline::{Job, Pipeline};
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::verdict::{DropReason, Verdict};
-
-/// Virtual ports that are offered when the server's own is in use.
-const OTHER_PORTS: (u16, u16) = (1024, 65535);
 
 /// What is remembered of a control connection.
 #[derive(Clone, Debug)]
@@ -247,16 +243,4 @@ struct Edit {
     addr: IpAddr,
     port: u16,
     mtu: u16,
-}
-
-/// A data connection of a control connection, with the ports of the latter.
-fn data_connection<A: Ip>(control: &Conn<A>) -> Conn<A> {
-    Conn {
-        state: State::Listen,
-        flags: ConnFlags::empty(),
-        to_server: AdjacencyId::NONE,
-        to_client: AdjacencyId::NONE,
-        timer: Default::default(),
-        ..control.clone()
-    }
 }

@@ -8,6 +8,7 @@
 mod ftp;
 mod splice;
 mod text;
+mod tftp;
 
 pub use ftp::Ftp;
 
@@ -21,6 +22,7 @@ use proto::{Protocol, Tuple, tcp};
 use crate::conn::{Announced, Conn, ConnFlags, ConnId, InsertError, Side};
 use crate::conn_log::EndReason;
 use crate::directory::EnterError;
+use crate::fib::AdjacencyId;
 use crate::ip::Ip;
 use crate::packet::WorkerIo;
 use crate::pipeline::{Job, Pipeline, count_ended};
@@ -30,6 +32,9 @@ use crate::way::Way;
 
 /// Local ports that are tried for one connection, per worker.
 const PORT_ATTEMPTS: usize = 128;
+
+/// Virtual ports that are offered when the server's own is in use.
+const OTHER_PORTS: (u16, u16) = (1024, 65535);
 
 /// What a worker keeps for helpers.
 pub(crate) struct Helpers {
@@ -85,12 +90,18 @@ impl<Io: WorkerIo> Pipeline<Io> {
     pub(crate) fn attach_helper<A: Ip>(&mut self, snapshot: &Snapshot, service: &Service, id: ConnId) {
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(id);
-        let is_ftp = snapshot.settings.ftp_ports.contains(&conn.vport);
-        // To a server of the other IP version only the control connection would be understood.
-        let is_far = conn.flags.contains(ConnFlags::FAR);
-        if is_ftp && conn.protocol == Protocol::TCP && conn.mode.sees_replies() && !is_far {
-            conn.flags.insert(ConnFlags::LONG_WAY);
-            table.add_extra(id).ftp = Some(Ftp::new(service.local_ports));
+        // To a server of the other IP version only the controlling connection would be understood.
+        if !conn.mode.sees_replies() || conn.flags.contains(ConnFlags::FAR) {
+            return;
+        }
+        let ports = &snapshot.settings.helper_ports;
+        match conn.protocol {
+            Protocol::TCP if ports.ftp.contains(&conn.vport) => {
+                conn.flags.insert(ConnFlags::LONG_WAY);
+                table.add_extra(id).ftp = Some(Ftp::new(service.local_ports));
+            }
+            Protocol::UDP if ports.tftp.contains(&conn.vport) => conn.flags.insert(ConnFlags::LONG_WAY),
+            _ => {}
         }
     }
 
@@ -105,6 +116,9 @@ impl<Io: WorkerIo> Pipeline<Io> {
         side: Side,
         way: Way,
     ) -> Result<(), Verdict> {
+        if tftp::is_for_server(snapshot, job, side) {
+            return self.help_tftp(snapshot, job, id);
+        }
         let has_helper = A::table(&mut self.tables).extra(id).is_some_and(|extra| extra.ftp.is_some());
         // Commands in fragments of a segment are not read.
         if !has_helper || job.ip.fragment != Fragment::None {
@@ -195,15 +209,18 @@ impl<Io: WorkerIo> Pipeline<Io> {
         job: &Job<Io::Packet, A>,
     ) -> Option<Result<(ConnId, Side), DropReason>> {
         let (tuple, flags) = (job.ip.tuple, job.ip.flags);
-        let is_opening = flags.contains(tcp::Flags::SYN) && !flags.contains(tcp::Flags::RST | tcp::Flags::ACK);
-        if self.helpers.open == 0 || tuple.protocol != Protocol::TCP || !is_opening {
+        let is_opening = match tuple.protocol {
+            Protocol::TCP => flags.contains(tcp::Flags::SYN) && !flags.contains(tcp::Flags::RST | tcp::Flags::ACK),
+            protocol => protocol == Protocol::UDP,
+        };
+        if self.helpers.open == 0 || !is_opening {
             return None;
         }
         let table = A::table(&mut self.tables);
         let open = Tuple { sport: 0, ..tuple };
         let (id, side) = table.find(table.hash(&open), &open)?;
         // The connection gets another tuple, which it cannot while it is in the table.
-        let announced = table.extra_mut(id)?.announced.take_if(|announced| announced.is_open)?;
+        let mut announced = table.extra_mut(id)?.announced.take_if(|announced| announced.is_open)?;
         let mut conn = table.remove(id);
         let controller = table.extra(announced.controller.0).filter(|extra| extra.number == announced.controller.1);
         let ports = controller.and_then(|extra| Some(extra.ftp.as_ref()?.local_ports()));
@@ -219,6 +236,10 @@ impl<Io: WorkerIo> Pipeline<Io> {
             (Side::Inbound, ..) => {
                 (conn.cport, conn.lport) = (tuple.sport, tuple.sport);
                 table.insert(conn.clone(), timeout, self.now)
+            }
+            (Side::Outbound, ..) if conn.protocol == Protocol::UDP => {
+                (conn.dport, conn.state) = (tuple.sport, State::Udp);
+                self.insert_with_virtual_port(&mut conn, &mut announced.tickets, timeout)
             }
             (Side::Outbound, ..) => {
                 conn.dport = tuple.sport;
@@ -284,5 +305,17 @@ impl<Io: WorkerIo> Pipeline<Io> {
         {
             extra.controls -= 1;
         }
+    }
+}
+
+/// A data connection of a control connection, with the ports of the latter.
+fn data_connection<A: Ip>(control: &Conn<A>) -> Conn<A> {
+    Conn {
+        state: State::Listen,
+        flags: ConnFlags::empty(),
+        to_server: AdjacencyId::NONE,
+        to_client: AdjacencyId::NONE,
+        timer: Default::default(),
+        ..control.clone()
     }
 }

@@ -490,7 +490,7 @@ fn a_syn_over_an_ended_connection_opens_another() {
 fn ftp_commands_pass_as_they_are() {
     for family in FAMILIES {
         let mut director = director(family, Protocol::TCP, 2);
-        director.settings.ftp_ports.push(VPORT);
+        director.settings.helper_ports.ftp.push(VPORT);
         director.publish();
         let (from, to) = (client(family, 9), virt(family, 1));
         let at_server = open(&mut director, 0, Protocol::TCP, from, to);

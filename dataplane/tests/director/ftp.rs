@@ -39,7 +39,7 @@ impl Ftp {
     fn new(family: Family, mode: ForwardMode, workers: usize) -> Self {
         let ftp = service(1, family, Protocol::TCP, mode, &[1, 2, 3]);
         let mut director = Director::new(Setup::workers(workers), vec![ftp]);
-        director.settings.ftp_ports.push(VPORT);
+        director.settings.helper_ports.ftp.push(VPORT);
         director.publish();
         Self { director, family, workers, at: 0 }
     }
@@ -356,7 +356,7 @@ fn what_grows_beyond_the_mtu_is_not_sent() {
 #[test]
 fn other_ports_are_no_business_of_the_helper() {
     let mut ftp = Ftp::new(Family::V4, Nat, 1);
-    ftp.director.settings.ftp_ports.clear();
+    ftp.director.settings.helper_ports.ftp.clear();
     ftp.director.publish();
     let (mut client, mut server) = ftp.control(5000);
     let (command, answer) = passive(Family::V4, server.addr.ip(), 30_000);

@@ -24,5 +24,6 @@ mod robustness;
 mod scheduling;
 mod sctp;
 mod steering;
+mod tftp;
 mod toa;
 mod tunnels;
