@@ -61,6 +61,11 @@ impl Reconciler {
         self.last.lock().await.daemon.drain_timeout
     }
 
+    /// How the API is offered, as the configuration that was given last says.
+    pub async fn api(&self) -> config::Api {
+        self.last.lock().await.api.clone()
+    }
+
     /// What [`apply`](Self::apply) would change.
     pub async fn compare(&self, sources: ConfigSources) -> Result<ConfigChanges, Refused> {
         let (sources, new) = parse(sources).await?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use dataplane::snapshot::MAX_HELPER_PORTS;
 use dataplane::steer::MAX_WORKERS;
@@ -50,6 +51,7 @@ impl Problems {
 pub(super) fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Problems::default();
     daemon(&config.daemon, &mut problems);
+    api(config, &mut problems);
     eal(&config.eal, &mut problems);
     workers(&config.workers, &mut problems);
     limits(&config.limits, config.workers.number(), &mut problems);
@@ -63,18 +65,57 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
 }
 
 fn daemon(daemon: &Daemon, problems: &mut Problems) {
-    let length = daemon.socket.as_os_str().len();
-    if !daemon.socket.is_absolute() {
-        problems.add("daemon.socket", "must be an absolute path: begin it with /");
-    } else if length > MAX_SOCKET_PATH {
-        let message = format!("{length} bytes are too long for a Unix socket: use at most {MAX_SOCKET_PATH}");
-        problems.add("daemon.socket", message);
-    }
+    socket("daemon.socket", &daemon.socket, problems);
     problems.range("daemon.drain_timeout", daemon.drain_timeout as usize, 0..=86_400);
     if EnvFilter::try_new(&daemon.log).is_err() {
         let message =
             format!("'{}' is no log filter: give error, warn, info, debug or trace, or TARGET=LEVEL,...", daemon.log);
         problems.add("daemon.log", message);
+    }
+}
+
+fn socket(key: &str, path: &Path, problems: &mut Problems) {
+    let length = path.as_os_str().len();
+    if !path.is_absolute() {
+        problems.add(key, "must be an absolute path: begin it with /");
+    } else if length > MAX_SOCKET_PATH {
+        problems.add(key, format!("{length} bytes are too long for a Unix socket: use at most {MAX_SOCKET_PATH}"));
+    }
+}
+
+fn api(config: &Config, problems: &mut Problems) {
+    let api = &config.api;
+    let files = [("certificate", &api.certificate), ("key", &api.key), ("client_ca", &api.client_ca)];
+    match api.listen {
+        Some(_) => {
+            for (name, _) in files.iter().filter(|(_, file)| file.is_none()) {
+                problems
+                    .add("api.listen", format!("needs certificates on both sides: give {name}, a PEM file, as well"));
+            }
+        }
+        None => {
+            let mut of_no_use = files.iter().filter(|(_, file)| file.is_some()).map(|(name, _)| *name);
+            let name = of_no_use.next().or((!api.writers.is_empty()).then_some("writers"));
+            if let Some(name) = name {
+                problems.add(
+                    format!("api.{name}"),
+                    "is of no use without listen: give an address and a port, or remove it",
+                );
+            }
+        }
+    }
+    match &api.read_socket {
+        Some(path) if *path == config.daemon.socket => {
+            problems.add(
+                "api.read_socket",
+                "is daemon.socket already, whose users may change everything: give another path",
+            );
+        }
+        Some(path) => socket("api.read_socket", path, problems),
+        None if api.read_group.is_some() => {
+            problems.add("api.read_group", "is of no use without read_socket: give the path of one, or remove it");
+        }
+        None => {}
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Config, ConfigError};
 
 /// The sections, for the error about an unknown one.
 const SECTIONS: &str =
-    "daemon, eal, workers, limits, timeouts, sysctl, helpers, metrics, connection_log, ports, marks, services";
+    "daemon, api, eal, workers, limits, timeouts, sysctl, helpers, metrics, connection_log, ports, marks, services";
 
 /// Sections that included files may have: lists whose items follow those of the files before.
 const SHARED: [&str; 2] = ["marks", "services"];
@@ -124,7 +124,7 @@ impl<'a> Document<'a> {
                     main.display()
                 ))),
                 (
-                    "daemon" | "eal" | "workers" | "limits" | "timeouts" | "sysctl" | "helpers" | "metrics"
+                    "daemon" | "api" | "eal" | "workers" | "limits" | "timeouts" | "sysctl" | "helpers" | "metrics"
                     | "connection_log" | "ports",
                     Some(main),
                 ) => {
@@ -135,6 +135,7 @@ impl<'a> Document<'a> {
                     )));
                 }
                 ("daemon", None) => self.section(name, value, &mut config.daemon, errors),
+                ("api", None) => self.section(name, value, &mut config.api, errors),
                 ("eal", None) => self.section(name, value, &mut config.eal, errors),
                 ("workers", None) => self.section(name, value, &mut config.workers, errors),
                 ("limits", None) => self.section(name, value, &mut config.limits, errors),

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use export::export;
 pub use schema::schema;
-pub use values::{MacAddress, Prefix};
+pub use values::{CertificateName, MacAddress, Prefix};
 
 use crate::metrics::Shown;
 
@@ -53,6 +53,8 @@ impl fmt::Display for ConfigErrors {
 pub struct Config {
     /// The process.
     pub daemon: Daemon,
+    /// The API besides the socket of `daemon`.
+    pub api: Api,
     /// DPDK's environment.
     pub eal: Eal,
     /// Worker threads.
@@ -103,6 +105,26 @@ impl Default for Daemon {
             control_core: None,
         }
     }
+}
+
+/// The API besides the socket of `daemon`: over TCP with TLS, and for those who may only look.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Address and TCP port of the API by TLS. Clients need certificates. Default: none.
+    pub listen: Option<SocketAddr>,
+    /// PEM file with the daemon's certificate, and those between it and its root if there are any.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub key: Option<PathBuf>,
+    /// PEM file with the certificates of the authorities that sign clients' certificates.
+    pub client_ca: Option<PathBuf>,
+    /// Clients that may change something: names in their certificates. All others may only look. Default: none.
+    pub writers: Vec<CertificateName>,
+    /// A further Unix socket, whose users may only look; an absolute path. Default: none.
+    pub read_socket: Option<PathBuf>,
+    /// Group that may use it, besides root. Default: the daemon's own group.
+    pub read_group: Option<String>,
 }
 
 /// DPDK's environment abstraction layer.

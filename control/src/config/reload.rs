@@ -106,6 +106,9 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     compare("daemon.socket", old.daemon.socket == new.daemon.socket);
     compare("daemon.socket_group", old.daemon.socket_group == new.daemon.socket_group);
     compare("daemon.control_core", old.daemon.control_core == new.daemon.control_core);
+    compare("api.listen", old.api.listen == new.api.listen);
+    compare("api.read_socket", old.api.read_socket == new.api.read_socket);
+    compare("api.read_group", old.api.read_group == new.api.read_group);
     compare("eal", old.eal == new.eal);
     compare("helpers", old.helpers == new.helpers);
     compare("connection_log", old.connection_log == new.connection_log);

@@ -149,7 +149,7 @@ fn mistakes() {
         // Names and types.
         (
             "[deamon]\nlog = 'info'\n",
-            &["t.toml:1:2: deamon: unknown section: correct or remove it; there are daemon, eal, workers, limits, \
+            &["t.toml:1:2: deamon: unknown section: correct or remove it; there are daemon, api, eal, workers, limits, \
                timeouts, sysctl, helpers, metrics, connection_log, ports, marks, services"],
         ),
         (
@@ -229,6 +229,31 @@ fn mistakes() {
         (
             &format!("[daemon]\nsocket = '/{}'\n{PORT}", "x".repeat(107)),
             &["t.toml:2:10: daemon.socket: 108 bytes are too long for a Unix socket: use at most 107"],
+        ),
+        (
+            &format!("[api]\nlisten = '192.0.2.1:8443'\ncertificate = 'a'\nkey = 'b'\nread_socket = 'c'\n{PORT}"),
+            &[
+                "t.toml:2:10: api.listen: needs certificates on both sides: give client_ca, a PEM file, as well",
+                "t.toml:5:15: api.read_socket: must be an absolute path: begin it with /",
+            ],
+        ),
+        (
+            &format!("[api]\nwriters = ['CN=a']\nread_socket = '/run/dpvs/dpvsd.sock'\n{PORT}"),
+            &[
+                "t.toml:2:11: api.writers: is of no use without listen: give an address and a port, or remove it",
+                "t.toml:3:15: api.read_socket: is daemon.socket already, whose users may change everything: give another path",
+            ],
+        ),
+        (
+            &format!("[api]\nwriters = ['admin']\n{PORT}"),
+            &[
+                "t.toml:2:12: api.writers[0]: 'admin' is no name in a certificate: write CN=, OU=, DNS=, EMAIL= or URI= and \
+               the name, e.g. CN=admin",
+            ],
+        ),
+        (
+            &format!("[api]\nread_group = 'adm'\n{PORT}"),
+            &["t.toml:2:14: api.read_group: is of no use without read_socket: give the path of one, or remove it"],
         ),
         (
             &format!("[eal]\nfile_prefix = 'a/b'\nmemory_mb = 1\n{PORT}"),
@@ -404,7 +429,7 @@ fn mistakes_in_included_files_are_found_there() {
         (
             PORT,
             "y = 1\n",
-            "a.toml:1:1: y: unknown section: correct or remove it; there are daemon, eal, workers, limits, \
+            "a.toml:1:1: y: unknown section: correct or remove it; there are daemon, api, eal, workers, limits, \
                            timeouts, sysctl, helpers, metrics, ports, marks, services",
         ),
         (
@@ -568,6 +593,7 @@ fn the_sample_shows_every_key() {
     let mut count = 0;
     for (section, rest) in [
         ("[daemon]", ""),
+        ("[api]", ""),
         ("[eal]", ""),
         ("[workers]", ""),
         ("[limits]", ""),
@@ -595,7 +621,7 @@ fn the_sample_shows_every_key() {
             count += 1;
         }
     }
-    assert!(count >= 58, "{count}");
+    assert!(count >= 65, "{count}");
     let (_, sysctls) = SAMPLE.split_once("\n[sysctl]\n").unwrap();
     for setting in Sysctls::ALL {
         let line = format!("# {} = {}\n", setting.name, setting.default);

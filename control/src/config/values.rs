@@ -74,6 +74,55 @@ impl FromStr for Prefix {
     }
 }
 
+/// A name in a client's certificate, as `CN=admin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateName {
+    /// Common name of the subject, `CN=`.
+    Common(String),
+    /// Organizational unit of the subject, `OU=`.
+    Unit(String),
+    /// Alternative name that is a domain name, `DNS=`.
+    Dns(String),
+    /// Alternative name that is an address of electronic mail, `EMAIL=`.
+    Email(String),
+    /// Alternative name that is a URI, `URI=`.
+    Uri(String),
+}
+
+impl fmt::Display for CertificateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match self {
+            CertificateName::Common(name) => ("CN", name),
+            CertificateName::Unit(name) => ("OU", name),
+            CertificateName::Dns(name) => ("DNS", name),
+            CertificateName::Email(name) => ("EMAIL", name),
+            CertificateName::Uri(name) => ("URI", name),
+        };
+        write!(f, "{kind}={name}")
+    }
+}
+
+impl FromStr for CertificateName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let kind = match text.split_once('=') {
+            Some((_, "")) | None => None,
+            Some(("CN", name)) => Some(CertificateName::Common(name.to_owned())),
+            Some(("OU", name)) => Some(CertificateName::Unit(name.to_owned())),
+            Some(("DNS", name)) => Some(CertificateName::Dns(name.to_owned())),
+            Some(("EMAIL", name)) => Some(CertificateName::Email(name.to_owned())),
+            Some(("URI", name)) => Some(CertificateName::Uri(name.to_owned())),
+            Some(_) => None,
+        };
+        kind.ok_or_else(|| {
+            format!(
+                "'{text}' is no name in a certificate: write CN=, OU=, DNS=, EMAIL= or URI= and the name, e.g. CN=admin"
+            )
+        })
+    }
+}
+
 macro_rules! as_text {
     ($type:ident, $pattern:literal, $description:literal) => {
         impl Serialize for $type {
@@ -100,6 +149,7 @@ macro_rules! as_text {
     };
 }
 
+as_text!(CertificateName, "^(CN|OU|DNS|EMAIL|URI)=.+$", "A name in a client's certificate, e.g. CN=admin.");
 as_text!(MacAddress, "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$", "A MAC address of one station, e.g. 02:00:00:00:00:01.");
 as_text!(Prefix, "^[0-9a-fA-F:.]+/[0-9]{1,3}$", "An address with its network's prefix length, e.g. 192.0.2.1/24.");
 
@@ -150,6 +200,16 @@ mod tests {
         ] {
             let error = bad.parse::<Prefix>().unwrap_err();
             assert!(error.contains(message), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn certificate_names() {
+        for good in ["CN=admin", "OU=a=b", "DNS=x.example", "EMAIL=a@x.example", "URI=spiffe://x/y"] {
+            assert_eq!(good.parse::<CertificateName>().unwrap().to_string(), good);
+        }
+        for bad in ["admin", "CN=", "O=x", ""] {
+            assert!(bad.parse::<CertificateName>().unwrap_err().contains("write CN="), "{bad}");
         }
     }
 

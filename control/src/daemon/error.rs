@@ -8,7 +8,7 @@ use dpvs_api::ApiError;
 use super::cores::CoreError;
 use crate::config::{Config, ConfigErrors};
 use crate::kernel::KernelError;
-use crate::server::BindError;
+use crate::server::{BindError, TlsError};
 
 /// Why the daemon does not start, or ended by itself. Each is one line with a remedy.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,20 @@ pub enum DaemonError {
     /// The API's socket cannot be made.
     #[error(transparent)]
     Socket(#[from] BindError),
+    /// The API's socket for those who may only look cannot be made.
+    #[error(transparent)]
+    ReadSocket(BindError),
+    /// The API's certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The API's address cannot be had.
+    #[error("cannot listen at {listen}: {source}: give an address of this host and a port that is free")]
+    Listen {
+        /// What the configuration says.
+        listen: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// DPDK or a port does not start.
     #[error(transparent)]
     Dpdk(#[from] StartError),
@@ -67,6 +81,10 @@ impl DaemonError {
             Self::Core(CoreError::Unavailable { key, .. }) => Some((*key).to_owned()),
             Self::Socket(BindError::NoSuchGroup(_)) => Some("daemon.socket_group".to_owned()),
             Self::Socket(_) => Some("daemon.socket".to_owned()),
+            Self::ReadSocket(BindError::NoSuchGroup(_)) => Some("api.read_group".to_owned()),
+            Self::ReadSocket(_) => Some("api.read_socket".to_owned()),
+            Self::Tls(error) => Some(error.key().to_owned()),
+            Self::Listen { .. } => Some("api.listen".to_owned()),
             Self::Dpdk(error) => key_of_start(error, config),
             Self::Kernel(error) => key_of_kernel(error, config),
             Self::Metrics { .. } => Some("metrics.listen".to_owned()),

@@ -16,7 +16,7 @@ use dataplane::{PortId, WorkerId};
 use dpvs_api::{ApiError, Author, Connection, EventKind, Operation, Service, Sysctls};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::cores::{self, Cores};
 use super::error::DaemonError;
@@ -32,7 +32,7 @@ use crate::health::Engine;
 use crate::kernel::{Kernel, PortKernel};
 use crate::metrics::Extent;
 use crate::reconcile::{Reconciler, Refused};
-use crate::server::{self, Socket};
+use crate::server::{self, Door, Socket, Tls, TlsError, TlsListener};
 
 /// Frames that can be under way between workers and kernel, in each direction.
 const SLOW_PATH_FRAMES: usize = 1024;
@@ -85,6 +85,12 @@ fn start(options: &Options, config: Config, log: Log, started: Instant) -> Resul
 async fn live(options: &Options, config: Config, cores: Cores, log: Log, started: Instant) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
     let socket = Socket::bind(&config.daemon.socket, config.daemon.socket_group.as_deref())?;
+    let mut doors = vec![Door::Unix(socket)];
+    if let Some(path) = &config.api.read_socket {
+        let socket = Socket::bind(path, config.api.read_group.as_deref()).map_err(DaemonError::ReadSocket)?;
+        doors.push(Door::Unix(socket.read_only()));
+    }
+    let tls = load_tls(&config.api)?.map(|tls| watch::Sender::new(Arc::new(tls)));
     // Values are dropped in the reverse of their order here: workers, mirror interfaces, ports, socket.
     let (dpdk, ios) = start_dpdk(&config, &options.eal_args, &cores)?;
     let dpdk = Arc::new(dpdk);
@@ -99,6 +105,10 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
         }
         None => None,
     };
+    if let (Some(listen), Some(tls)) = (config.api.listen, &tls) {
+        let listener = TlsListener::bind(listen, tls.subscribe()).await;
+        doors.push(Door::Tls(listener.map_err(|source| DaemonError::Listen { listen, source })?));
+    }
     let facts = facts(options, &config, &cores, &dpdk, capacity as u64, started);
     let devices = devices(&dpdk);
     let helper_ports = config.helpers.compile();
@@ -151,7 +161,7 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let limits = server::Limits { metrics: extent, ..server::Limits::default() };
     let levels = log.clone();
     let reconciler = Reconciler::new(handle.clone(), config, move |filter| levels.set(filter));
-    let api = server::serve(limits, socket, handle.clone(), reconciler.clone(), async { drop(api_ends.await) });
+    let api = server::serve(limits, doors, handle.clone(), reconciler.clone(), async { drop(api_ends.await) });
     let scraped = handle.clone();
     let scrapes = async {
         match scrape_socket {
@@ -159,7 +169,8 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
             None => std::future::pending().await,
         }
     };
-    let supervisor = Supervisor { options, handle, reconciler, connection_log, manager: manager.clone(), status };
+    let supervisor =
+        Supervisor { options, handle, reconciler, connection_log, tls, manager: manager.clone(), status };
     let supervised = async {
         let outcome = supervisor.supervise(&mut signals, &mut threads).await;
         drop(end_api);
@@ -285,6 +296,8 @@ struct Supervisor<'a> {
     manager: ServiceManager,
     /// What the service manager shows.
     status: String,
+    /// Where the API gets what TLS connections are made with.
+    tls: Option<watch::Sender<Arc<Tls>>>,
 }
 
 impl Supervisor<'_> {
@@ -362,6 +375,7 @@ impl Supervisor<'_> {
                 }
                 let count = changes.operations.len();
                 tracing::info!("reloaded {}: {count} changes of services and settings", self.options.config.display());
+                self.reload_tls().await;
                 return;
             }
             Err(Refused::Config(errors)) => errors.0.iter().map(ToString::to_string).collect(),
@@ -371,6 +385,32 @@ impl Supervisor<'_> {
             tracing::error!("reload: {error}");
         }
         tracing::error!("reload failed: the configuration stays as it was");
+    }
+}
+
+impl Supervisor<'_> {
+    /// Reads the API's certificates again.
+    async fn reload_tls(&self) {
+        let Some(current) = &self.tls else { return };
+        match load_tls(&self.reconciler.api().await) {
+            Ok(Some(tls)) => drop(current.send_replace(Arc::new(tls))),
+            // It ends with a restart, which the reload has asked for.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!("reload: {}: {error}; the API goes on with the certificates that it has", error.key())
+            }
+        }
+    }
+}
+
+/// What TLS connections to the API are made with; `None` if there is no address for them. The check of the configuration has
+/// seen that all files are named.
+fn load_tls(api: &config::Api) -> Result<Option<Tls>, TlsError> {
+    match (api.listen, &api.certificate, &api.key, &api.client_ca) {
+        (Some(_), Some(certificate), Some(key), Some(client_ca)) => {
+            Tls::load(certificate, key, client_ca, api.writers.clone()).map(Some)
+        }
+        _ => Ok(None),
     }
 }
 

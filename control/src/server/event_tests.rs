@@ -25,10 +25,9 @@ fn next_event(stream: &mut impl BufRead) -> Option<(String, Event)> {
 }
 
 /// A stream behind its head.
-fn follow(daemon: &Daemon, headers: &str) -> BufReader<impl std::io::Read + use<>> {
+fn follow(daemon: &Daemon, headers: &str) -> BufReader<impl io::Read + use<>> {
     let mut peer = daemon.connect();
-    std::io::Write::write_all(&mut peer, format!("GET /v1/events HTTP/1.1\r\nHost: d\r\n{headers}\r\n").as_bytes())
-        .unwrap();
+    io::Write::write_all(&mut peer, format!("GET /v1/events HTTP/1.1\r\nHost: d\r\n{headers}\r\n").as_bytes()).unwrap();
     let mut stream = BufReader::new(peer);
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();

@@ -1,4 +1,4 @@
-//! The HTTP/JSON API on a Unix socket.
+//! The HTTP/JSON API on Unix sockets, and over TCP with TLS.
 //!
 //! `curl --unix-socket /run/dpvs/dpvsd.sock http://dpvsd/v1/services` works, and so do `dpvs-ctl` and `ipvsadm`, which
 //! use nothing else. A peer can neither stall the daemon nor make it grow: connections, their lifetime, header time,
@@ -22,9 +22,13 @@ mod socket;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +40,8 @@ use axum::response::{IntoResponse, Response};
 use dpvs_api::{ApiError, ErrorKind};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
@@ -45,6 +50,7 @@ use tower::ServiceExt;
 use self::access::{Peer, Role};
 pub use self::metrics::serve_metrics;
 pub use self::socket::{BindError, Socket};
+pub use self::tls::{Tls, TlsError, TlsListener};
 use crate::core::CoreHandle;
 use crate::metrics::Extent;
 use crate::reconcile::Reconciler;
@@ -91,34 +97,74 @@ impl Default for Limits {
     }
 }
 
-/// Serves the API until `shutdown` is ready, then lets running requests finish for [`Limits::drain`].
+/// Where peers come in.
+#[derive(Debug)]
+pub enum Door {
+    /// From this machine.
+    Unix(Socket),
+    /// From elsewhere.
+    Tls(TlsListener),
+}
+
+/// Somebody who came in.
+enum Caller {
+    Unix { stream: UnixStream, group: u32, role: Role },
+    Tls { stream: TcpStream, tls: watch::Receiver<Arc<Tls>> },
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Caller> {
+        match self {
+            Door::Unix(socket) => {
+                let stream = socket.accept().await?;
+                Ok(Caller::Unix { stream, group: socket.gid(), role: socket.role() })
+            }
+            Door::Tls(listener) => {
+                let (stream, tls) = listener.accept().await?;
+                Ok(Caller::Tls { stream, tls })
+            }
+        }
+    }
+}
+
+/// Serves the API until `shutdown` is ready, then lets running requests finish for [`Limits::drain`]. Each door has the limits
+/// for itself.
 pub async fn serve(
     limits: Limits,
-    socket: Socket,
+    doors: Vec<Door>,
     core: CoreHandle,
     config: Reconciler,
     shutdown: impl Future<Output = ()>,
 ) {
     let router = routes::router(core, config, limits);
-    let slots = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopping) = watch::channel(());
+    let open = doors.into_iter().map(|door| serve_door(limits, router.clone(), door, stopping.clone()));
+    let open = futures_util::future::join_all(open);
+    tokio::join!(open, async {
+        shutdown.await;
+        drop(stop);
+    });
+}
+
+async fn serve_door(limits: Limits, router: Router, door: Door, stopping: watch::Receiver<()>) {
+    let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
-    tokio::pin!(shutdown);
+    let mut stop = stopping.clone();
     loop {
         // The permit comes first: without one, the peer stays in the backlog and costs nothing here.
         let accepted = async {
             let permit = Arc::clone(&slots).acquire_owned().await;
-            (permit, socket.accept().await)
+            (permit, door.accept().await)
         };
         tokio::select! {
-            () = &mut shutdown => break,
+            _ = stop.changed() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             (permit, accepted) = accepted => match accepted {
-                Ok(stream) => {
-                    let (router, gid, role, stopping) = (router.clone(), socket.gid(), socket.role(), stopping.clone());
+                Ok(caller) => {
+                    let (router, stopping) = (router.clone(), stopping.clone());
                     connections.spawn(async move {
                         let _permit = permit;
-                        serve_connection(limits, router, stream, gid, role, stopping).await;
+                        serve_caller(limits, router, caller, stopping).await;
                     });
                 }
                 Err(error) => {
@@ -129,22 +175,55 @@ pub async fn serve(
             },
         }
     }
-    drop(stop);
     let finished = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(limits.drain, finished).await;
+}
+
+/// Finds out who it is, and serves it.
+async fn serve_caller(limits: Limits, router: Router, caller: Caller, mut stopping: watch::Receiver<()>) {
+    match caller {
+        Caller::Unix { stream, group, role } => {
+            let author = access::check(&stream, group).await;
+            let peer = author.map(|author| Peer::new(author, role, stopping.clone()));
+            serve_connection(limits, router, stream, peer, stopping).await;
+        }
+        Caller::Tls { stream, mut tls } => {
+            let current = Arc::clone(&tls.borrow_and_update());
+            let accepted = match tokio::time::timeout(limits.header_time, current.accept(stream)).await {
+                Ok(accepted) => accepted,
+                Err(_) => return tracing::debug!("API: no TLS handshake within {:?}", limits.header_time),
+            };
+            let (stream, author, role) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => return tracing::debug!("API: TLS handshake failed: {error}"),
+            };
+            // Certificates that are replaced may no longer be good for anything: the connection ends as if the daemon did.
+            let (end, ending) = watch::channel(());
+            let peer = Ok(Peer::new(author, role, ending.clone()));
+            let replaced = async {
+                tokio::select! {
+                    _ = stopping.changed() => {}
+                    _ = tls.changed() => {}
+                }
+                drop(end);
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = serve_connection(limits, router, stream, peer, ending) => {}
+                () = replaced => {}
+            }
+        }
+    }
 }
 
 /// Answers the requests of one peer until it leaves, its time is up, or `stopping` closes.
 async fn serve_connection(
     limits: Limits,
     router: Router,
-    stream: UnixStream,
-    gid: u32,
-    role: Role,
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    peer: Result<Peer, ApiError>,
     mut stopping: watch::Receiver<()>,
 ) {
-    let author = access::check(&stream, gid).await;
-    let peer = author.map(|author| Peer::new(author, role, stopping.clone()));
     let served = peer.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (router, peer) = (router.clone(), served.clone());

@@ -205,7 +205,7 @@ impl Api {
         question: impl Future<Output = Result<T, ApiError>>,
     ) -> Answer {
         let version = self.ask(self.core.version(scope)).await?;
-        if is_known(headers, &version) {
+        if is_known(headers, &version)? {
             return Ok(tagged(StatusCode::NOT_MODIFIED.into_response(), &version));
         }
         Ok(tagged(self.tell(question).await?, &version))

@@ -41,29 +41,25 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 fn if_match(headers: &HeaderMap) -> Result<Option<Vec<String>>, Refusal> {
     let mut versions = None;
     for value in headers.get_all(header::IF_MATCH) {
-        let text = value.to_str().unwrap_or_default().trim();
-        if text == "*" {
-            continue;
+        if let Listed::These(tags) = listed("If-Match", value)? {
+            // Weak tags never match here (RFC 9110 section 13.1.1).
+            let strong = tags.into_iter().filter(|tag| !tag.weak).map(|tag| tag.value.to_owned());
+            versions.get_or_insert_with(Vec::new).extend(strong);
         }
-        let tags = list(text).ok_or_else(|| {
-            Refusal::invalid(format!(
-                "If-Match: '{text}' is no list of entity tags: give the ETag of an answer, with its quotes"
-            ))
-        })?;
-        // Weak tags never match here (RFC 9110 section 13.1.1).
-        let strong = tags.into_iter().filter(|tag| !tag.weak).map(|tag| tag.value.to_owned());
-        versions.get_or_insert_with(Vec::new).extend(strong);
     }
     Ok(versions)
 }
 
 /// Whether the peer has this version, as `If-None-Match` says.
-pub(super) fn is_known(headers: &HeaderMap, version: &str) -> bool {
-    headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|text| text.trim() == "*" || list(text).is_some_and(|tags| tags.iter().any(|tag| tag.value == version)))
+pub(super) fn is_known(headers: &HeaderMap, version: &str) -> Result<bool, Refusal> {
+    let mut is_known = false;
+    for value in headers.get_all(header::IF_NONE_MATCH) {
+        is_known |= match listed("If-None-Match", value)? {
+            Listed::All => true,
+            Listed::These(tags) => tags.iter().any(|tag| tag.value == version),
+        };
+    }
+    Ok(is_known)
 }
 
 /// The answer with the tag of a version.
@@ -77,6 +73,25 @@ pub(super) fn tagged(mut response: Response, version: &str) -> Response {
 struct Tag<'a> {
     weak: bool,
     value: &'a str,
+}
+
+/// What a condition is about.
+enum Listed<'a> {
+    /// `*`: whatever there is.
+    All,
+    These(Vec<Tag<'a>>),
+}
+
+fn listed<'a>(name: &str, value: &'a HeaderValue) -> Result<Listed<'a>, Refusal> {
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(Listed::All);
+    }
+    list(text).map(Listed::These).ok_or_else(|| {
+        Refusal::invalid(format!(
+            "{name}: '{text}' is no list of entity tags: give the ETag of an answer, with its quotes"
+        ))
+    })
 }
 
 /// `"a", W/"b"`; a tag may have any character but quotes.
@@ -118,10 +133,11 @@ mod tests {
     #[test]
     fn conditions_of_answers() {
         for (value, expected) in
-            [("\"a\"", true), ("W/\"a\"", true), ("\"b\", \"a\"", true), ("*", true), ("\"b\"", false), ("a", false)]
+            [("\"a\"", true), ("W/\"a\"", true), ("\"b\", \"a\"", true), ("*", true), ("\"b\"", false)]
         {
-            assert_eq!(is_known(&headers(header::IF_NONE_MATCH, &[value]), "a"), expected, "{value}");
+            assert_eq!(is_known(&headers(header::IF_NONE_MATCH, &[value]), "a").unwrap(), expected, "{value}");
         }
-        assert!(!is_known(&HeaderMap::new(), "a"));
+        assert!(!is_known(&HeaderMap::new(), "a").unwrap());
+        assert!(is_known(&headers(header::IF_NONE_MATCH, &["a"]), "a").is_err());
     }
 }

@@ -48,7 +48,7 @@ impl Daemon {
                 let socket = if role == Role::Read { socket.read_only() } else { socket };
                 ready.send(core.events().clone()).unwrap();
                 let config = Reconciler::new(core.clone(), Config::default(), |_| {});
-                serve(limits, socket, core, config, async { _ = stopped.await }).await;
+                serve(limits, vec![Door::Unix(socket)], core, config, async { _ = stopped.await }).await;
             });
         });
         let events = started.recv().unwrap();
@@ -118,7 +118,10 @@ fn split(answer: &str) -> (u16, String) {
 }
 
 /// The core: knows no service, refuses to clear, and never answers about workers.
-async fn answer_questions(mut questions: tokio::sync::mpsc::Receiver<Question>, applied: Arc<Mutex<Vec<Batch>>>) {
+pub(super) async fn answer_questions(
+    mut questions: tokio::sync::mpsc::Receiver<Question>,
+    applied: Arc<Mutex<Vec<Batch>>>,
+) {
     let mut unanswered = Vec::new();
     while let Some(question) = questions.recv().await {
         match question {
