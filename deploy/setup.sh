@@ -9,8 +9,8 @@ readonly hugepages=256
 
 build_packages=(build-essential ca-certificates clang curl iproute2 libclang-dev libdpdk-dev pkg-config)
 test_packages=(apache2-utils arping dnsutils dpdk dpdk-dev ethtool iperf3 iptables iputils-ping ipvsadm jq kmod ldirectord lftp
-    libnet-inet6glue-perl netcat-openbsd nginx-light procps prometheus python3-scapy socat tcpdump tftpd-hpa tshark unbound
-    user-mode-linux valgrind vsftpd)
+    libnet-inet6glue-perl netcat-openbsd nginx-light openssl procps prometheus python3-scapy python3-venv socat tcpdump
+    tftpd-hpa tshark unbound user-mode-linux valgrind vsftpd)
 
 fail() {
     echo "setup: $*" >&2

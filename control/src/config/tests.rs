@@ -149,8 +149,10 @@ fn mistakes() {
         // Names and types.
         (
             "[deamon]\nlog = 'info'\n",
-            &["t.toml:1:2: deamon: unknown section: correct or remove it; there are daemon, api, eal, workers, limits, \
-               timeouts, sysctl, helpers, metrics, connection_log, ports, marks, services"],
+            &[
+                "t.toml:1:2: deamon: unknown section: correct or remove it; there are daemon, api, eal, workers, limits, \
+               timeouts, sysctl, helpers, metrics, connection_log, ports, marks, services",
+            ],
         ),
         (
             "[daemon]\nlog = 'info'\nlogs = 'info'\n",

@@ -169,8 +169,7 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
             None => std::future::pending().await,
         }
     };
-    let supervisor =
-        Supervisor { options, handle, reconciler, connection_log, tls, manager: manager.clone(), status };
+    let supervisor = Supervisor { options, handle, reconciler, connection_log, tls, manager: manager.clone(), status };
     let supervised = async {
         let outcome = supervisor.supervise(&mut signals, &mut threads).await;
         drop(end_api);
