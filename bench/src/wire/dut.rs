@@ -305,7 +305,9 @@ mod tests {
         for mode in [ForwardMode::Nat, ForwardMode::FullNat, ForwardMode::DirectRouting, ForwardMode::Tunnel] {
             for port in [&memif, &file] {
                 let text = configuration(&bench, Path::new("/run/x/dpvsd.sock"), mode, port, 1_000_000);
-                let config = control::config::Config::parse(Path::new("bench"), &text).unwrap();
+                let file = dpvs_api::ConfigFile { path: "bench".into(), text };
+                let sources = dpvs_api::ConfigSources { files: vec![file], environment: Default::default() };
+                let config = control::config::Config::parse(&sources).unwrap();
                 assert_eq!(config.services.len(), 4);
                 assert_eq!(config.limits.connections, 2_000_000);
                 assert_eq!(config.services[0].servers.len(), 4);
