@@ -64,8 +64,8 @@ fn connections_are_logged_and_the_file_rotates() {
     ask(40_002);
     let created = &wait_for(&path, "created", 1)[0];
     assert_eq!(created["client"], format!("{}:40002", Family::V4.client(1)));
-    let metrics =
-        ["curl", "-sSf", "--unix-socket", &lab.directory().join("lb/dpvsd.sock").to_string_lossy(), "http://d/metrics"];
+    let socket = lab.directory().join("lb/dpvsd.sock");
+    let metrics = ["curl", "-sSf", "--unix-socket", &socket.to_string_lossy(), "http://d/metrics"];
     let text = lab.run("lb", &metrics);
     for line in ["dpvs_connection_log_lost_lines_total{reason=\"rate\"} 0", "dpvs_connection_log_lines_total 3"] {
         assert!(text.lines().any(|candidate| candidate == line), "no {line} in:\n{text}");
