@@ -432,7 +432,7 @@ fn mistakes_in_included_files_are_found_there() {
             PORT,
             "y = 1\n",
             "a.toml:1:1: y: unknown section: correct or remove it; there are daemon, api, eal, workers, limits, \
-                           timeouts, sysctl, helpers, metrics, ports, marks, services",
+                           timeouts, sysctl, helpers, metrics, connection_log, ports, marks, services",
         ),
         (
             &(PORT.to_owned() + service),
