@@ -45,7 +45,7 @@ remains() {
     for exe in /proc/[0-9]*/exe; do
         path=$(readlink "$exe" 2>/dev/null) || continue
         case $path in
-            */dpvsd | */lab-decap | */lab-probe | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3 | */vsftpd)
+            */dpvsd | */lab-decap | */lab-probe | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3 | */vsftpd | */in.tftpd | */prometheus)
                 exe=${exe#/proc/}
                 in_use "$(ip netns identify "${exe%/exe}" 2>/dev/null)" || echo "process ${exe%/exe}: $path"
                 ;;
@@ -69,7 +69,7 @@ if [ "$what" = all ]; then
 fi
 if [ "$what" != unit ]; then
     step "release build"
-    cargo build --release --workspace --bins --quiet
+    cargo build --release -p dpvs -p dpvs-e2e -p dpvs-instructions --bins --quiet
     if [ "$what" = all ]; then
         step "instruction counts"
         target/release/dpvs-instructions
