@@ -317,22 +317,18 @@ fn expire<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) {
     let (id, shared) = (pipeline.id, &*pipeline.shared);
     let counters = &shared.worker(id).counters;
     let Pipeline { tables, log, scheduling, .. } = pipeline;
-    match log {
-        None => {
-            tables.v4.expire(now, EXPIRE_BUDGET, |_, conn, template| count_ended(shared, id, conn, template));
-            tables.v6.expire(now, EXPIRE_BUDGET, |_, conn, template| count_ended(shared, id, conn, template));
+    tables.v4.expire(now, EXPIRE_BUDGET, |conn_id, conn, template| {
+        count_ended(shared, id, conn, template);
+        if let Some(log) = log {
+            log.end::<Ipv4Addr>(conn_id, EndReason::Timeout, now, counters, || scheduling.record(conn, now));
         }
-        Some(log) => {
-            tables.v4.expire(now, EXPIRE_BUDGET, |conn_id, conn, template| {
-                count_ended(shared, id, conn, template);
-                log.end::<Ipv4Addr>(conn_id, EndReason::Timeout, now, counters, || scheduling.record(conn, now));
-            });
-            tables.v6.expire(now, EXPIRE_BUDGET, |conn_id, conn, template| {
-                count_ended(shared, id, conn, template);
-                log.end::<Ipv6Addr>(conn_id, EndReason::Timeout, now, counters, || scheduling.record(conn, now));
-            });
+    });
+    tables.v6.expire(now, EXPIRE_BUDGET, |conn_id, conn, template| {
+        count_ended(shared, id, conn, template);
+        if let Some(log) = log {
+            log.end::<Ipv6Addr>(conn_id, EndReason::Timeout, now, counters, || scheduling.record(conn, now));
         }
-    }
+    });
     shared.templates.sweep(&mut pipeline.sweep, (id.0.into(), shared.limits.workers), now, |server| {
         counters.load(server).persistent.sub(1);
     });

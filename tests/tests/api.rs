@@ -108,12 +108,12 @@ fn events_name_their_author() {
     lab.start(Director::dpvsd(1));
     let socket = lab.directory().join("lb/dpvsd.sock").display().to_string();
     let ctl = program("dpvs-ctl").display().to_string();
-    let first = lab.shell("lb", &format!("timeout 1 {ctl} --socket {socket} --json events --after none || true"));
-    let last: Value = serde_json::from_str(first.lines().last().expect("the start is an event")).expect("JSON");
-    assert_eq!((&last["event"], &last["by"]["kind"]), (&"configuration".into(), &"file".into()), "{first}");
-    lab.ipvsadm("-A -t 192.0.2.100:80 -s rr");
-    let id = last["id"].as_str().expect("an id");
-    let text = lab.shell("lb", &format!("timeout 1 {ctl} --socket {socket} events --after {id} || true"));
+    let service = r#"{"protocol":"tcp","address":"192.0.2.100:80"}"#;
+    let post = format!(
+        "curl -sf --unix-socket {socket} -H 'Content-Type: application/json' -d '{service}' http://d/v1/services"
+    );
+    let follow = format!("timeout 2 {ctl} --socket {socket} events");
+    let text = lab.shell("lb", &format!("{{ {follow} & sleep 1; {post}; wait; }} || true"));
     assert!(text.contains("add-service tcp/192.0.2.100:80, by user 0, process "), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
 }
