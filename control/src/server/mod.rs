@@ -40,7 +40,7 @@ use axum::response::{IntoResponse, Response};
 use dpvs_api::{ApiError, ErrorKind};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -236,17 +236,16 @@ async fn serve_connection(
     });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write_time));
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
-    tokio::pin!(connection);
     let ended = async {
         tokio::select! {
-            ended = connection.as_mut() => return ended,
-            _ = stopping.changed() => connection.as_mut().graceful_shutdown(),
+            ended = &mut connection => return ended,
+            _ = stopping.changed() => std::pin::Pin::new(&mut connection).graceful_shutdown(),
         }
-        connection.await
+        (&mut connection).await
     };
     let time_is_up = async {
         tokio::time::sleep(limits.lifetime).await;
@@ -258,7 +257,12 @@ async fn serve_connection(
     tokio::select! {
         ended = ended => match ended {
             Ok(()) => {}
-            Err(error) => tracing::debug!("API: connection ended: {error}"),
+            Err(error) => {
+                tracing::debug!("API: connection ended: {error}");
+                // A peer that was only idle is told that this is the end, which TLS does not take from a closed connection.
+                let mut stream = connection.into_parts().io.into_inner();
+                let _ = tokio::time::timeout(limits.header_time, stream.shutdown()).await;
+            }
         },
         () = time_is_up => tracing::debug!("API: connection cut off after {:?}", limits.lifetime),
     }
