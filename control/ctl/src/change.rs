@@ -32,7 +32,7 @@ pub(crate) fn add_service(
                 local_ports: settings.local_ports.unwrap_or_default(),
                 client_address: settings.client_address.and_then(|told| told.0),
                 sorry_server: settings.sorry_server.and_then(|sorry| sorry.0),
-                health: None,
+                health: settings.health.clone().and_then(|health| health.0),
             },
             local_addresses: local_addresses.to_vec(),
             servers: servers.iter().map(server).collect(),
@@ -58,7 +58,7 @@ pub(crate) fn edit_service(service: &Service, settings: &Settings, no_timeout: b
             local_ports: settings.local_ports.unwrap_or(old.local_ports),
             client_address: settings.client_address.map_or(old.client_address, |told| told.0),
             sorry_server: settings.sorry_server.map_or(old.sorry_server, |sorry| sorry.0),
-            health: old.health.clone(),
+            health: settings.health.clone().map_or_else(|| old.health.clone(), |health| health.0),
         },
     }
 }
@@ -92,6 +92,7 @@ fn changed(old: Server, mode: Option<ForwardMode>, load: &Load) -> Server {
         weight: load.weight.unwrap_or(old.weight),
         upper_threshold: load.upper_threshold.unwrap_or(old.upper_threshold),
         lower_threshold: load.lower_threshold.unwrap_or(old.lower_threshold),
+        health: load.health.clone().map_or(old.health, |health| health.0),
         ..old
     }
 }
@@ -134,10 +135,13 @@ pub(crate) fn edit_server(
 mod tests {
     use std::net::Ipv4Addr;
 
-    use dpvs_api::{ClientAddress, LocalPorts, Scheduler, SchedulerFlag, SorryServer, TunnelChecksum, TunnelType};
+    use dpvs_api::{
+        ClientAddress, Health, LocalPorts, Scheduler, SchedulerFlag, ServerHealth, SorryServer, TunnelChecksum,
+        TunnelType,
+    };
 
     use super::*;
-    use crate::cli::{SchedulerFlags, Sorry, Told};
+    use crate::cli::{FromFile, SchedulerFlags, Sorry, Told};
     use crate::show::tests::service_status;
 
     const NOTHING: Settings = Settings {
@@ -151,11 +155,13 @@ mod tests {
         local_ports: None,
         client_address: None,
         sorry_server: None,
+        health: None,
     };
     const SORRY: SorryServer =
         SorryServer { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)), 8080), mode: ForwardMode::Nat };
     const NO_TUNNEL: TunnelArguments = TunnelArguments { tunnel: None, tunnel_port: None, tunnel_checksum: None };
-    const NO_LOAD: Load = Load { weight: None, upper_threshold: None, lower_threshold: None, tunnel: NO_TUNNEL };
+    const NO_LOAD: Load =
+        Load { weight: None, upper_threshold: None, lower_threshold: None, tunnel: NO_TUNNEL, health: None };
 
     fn settings_after(settings: &Settings, no_timeout: bool) -> ServiceSettings {
         let Operation::EditService { settings, .. } = edit_service(&service_status().service, settings, no_timeout)
@@ -190,7 +196,12 @@ mod tests {
         let untold = Settings { client_address: Some(Told(None)), ..NOTHING };
         assert_eq!(settings_after(&untold, false), ServiceSettings { client_address: None, ..old.clone() });
         let unapologetic = Settings { sorry_server: Some(Sorry(None)), ..NOTHING };
-        assert_eq!(settings_after(&unapologetic, false), ServiceSettings { sorry_server: None, ..old });
+        assert_eq!(settings_after(&unapologetic, false), ServiceSettings { sorry_server: None, ..old.clone() });
+        let unchecked = Settings { health: Some(FromFile(None)), ..NOTHING };
+        assert_eq!(settings_after(&unchecked, false), ServiceSettings { health: None, ..old.clone() });
+        let health = Box::new(Health { quorum: 2, ..Health::default() });
+        let checked = Settings { health: Some(FromFile(Some(health.clone()))), ..NOTHING };
+        assert_eq!(settings_after(&checked, false), ServiceSettings { health: Some(health), ..old });
     }
 
     #[test]
@@ -233,6 +244,9 @@ mod tests {
         assert_eq!(edited(None, &NO_LOAD), *old);
         assert_eq!(edited(None, &Load { weight: Some(0), ..NO_LOAD }), Server { weight: 0, ..old.clone() });
         assert_eq!(edited(Some(ForwardMode::Dr), &NO_LOAD), Server { mode: ForwardMode::Dr, ..old.clone() });
+        let own = Some(Box::new(ServerHealth::default()));
+        let checked = Load { health: Some(FromFile(own.clone())), ..NO_LOAD };
+        assert_eq!(edited(None, &checked), Server { health: own, ..old.clone() });
         let error = edit_server(&status, "10.9.9.9:80".parse().unwrap(), None, &NO_LOAD).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotFound);
         assert!(error.message.starts_with("service tcp/192.0.2.10:80 has no server 10.9.9.9:80"), "{error}");
