@@ -1,13 +1,14 @@
 //! Metrics for Prometheus.
 //!
-//! The core only hands out a [`Scene`]: what there is at the moment, by reference. Whoever renders it reads the workers'
-//! counters himself, on a thread of his own, so that a hundred thousand servers do not keep the core.
+//! The core only hands out a [`Scene`]: what there is at the moment. Whoever renders it reads the workers' counters and the
+//! health checks' records himself, on a thread of his own, so that a hundred thousand servers do not keep the core long.
 //!
 //! Names follow the conventions of Prometheus: totals end with `_total`, units are seconds and bytes. Series of services
 //! and servers are limited by the configuration ([`Shown`]), and a metric says how many were left out.
 
 mod control;
 mod daemon;
+mod seen;
 mod services;
 mod sheet;
 #[cfg(test)]
@@ -21,7 +22,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use dataplane::shared::Shared;
-use dataplane::snapshot::ServiceTable;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
@@ -30,17 +30,17 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use self::control::ControlMetrics;
+pub use self::seen::Seen;
 use self::sheet::Sheet;
 use crate::core::{Devices, Facts};
 use crate::stats::Books;
 
 /// What a scrape shows.
-#[derive(Clone)]
 pub struct Scene {
     /// Workers' counters.
     pub shared: Arc<Shared>,
-    /// Services and servers in force.
-    pub services: Arc<ServiceTable>,
+    /// Services and servers.
+    pub seen: Seen,
     /// What their totals are reckoned from.
     pub books: Arc<Books>,
     /// The ports' devices and the pool of packets.
@@ -182,25 +182,18 @@ pub struct Extent {
 /// # Errors
 ///
 /// Those of `out`.
-pub fn render(scene: &Scene, extent: Extent, out: &mut impl fmt::Write) -> fmt::Result {
+pub fn render(scene: Scene, out: &mut impl fmt::Write) -> fmt::Result {
     let mut registry = Registry::with_prefix("dpvs");
-    registry.register_collector(Box::new(View { scene: scene.clone(), extent }));
+    registry.register_collector(Box::new(scene));
     prometheus_client::encoding::prometheus_text::encode(out, &registry)
 }
 
-/// A scene that is being written.
-#[derive(Debug)]
-struct View {
-    scene: Scene,
-    extent: Extent,
-}
-
-impl Collector for View {
+impl Collector for Scene {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut sheet = Sheet::new(encoder);
-        daemon::write(&self.scene, &mut sheet)?;
-        workers::write(&self.scene, &mut sheet)?;
-        services::write(&self.scene, self.extent, &mut sheet)
+        daemon::write(self, &mut sheet)?;
+        workers::write(self, &mut sheet)?;
+        services::write(self, &mut sheet)
     }
 }
 

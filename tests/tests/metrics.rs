@@ -20,6 +20,12 @@ fn lab(metrics: &str) -> (Lab, Config, Service) {
     lab.start_with(&config.path());
     let service = Service::tcp(Mode::Fullnat, Family::V4, 80);
     lab.add(std::slice::from_ref(&service));
+    let health = lab.directory().join("lb/health.toml");
+    fs::write(&health, "checks = [{ probe = { http = { path = '/' } }, interval = 0.5, warmup = 0 }]").expect("a file");
+    lab.ctl(&format!("services edit tcp/{} --health {}", service.address(), health.display()));
+    eventually("the servers are up", Duration::from_secs(5), || {
+        get(&lab, &format!("http://{LISTEN}/metrics")).matches("\ndpvs_server_up{").count() == 2
+    });
     (lab, config, service)
 }
 
@@ -64,6 +70,14 @@ fn scrapes() {
         samples[format!("dpvs_server_connections_total{labels}").as_str()]
     });
     assert_eq!(servers.sum::<f64>(), 8.0);
+    for n in 1..=2 {
+        let server = service.server(&lab, n);
+        let labels = format!("{{service=\"{name}\",server=\"{server}\"}}");
+        assert_eq!(samples[format!("dpvs_server_up{labels}").as_str()], 1.0);
+        let labels = format!("{{service=\"{name}\",server=\"{server}\",check=\"http {server}/\"}}");
+        assert!(samples[format!("dpvs_check_runs_total{labels}").as_str()] >= 1.0);
+    }
+    assert_eq!(of_service("dpvs_service_quorum_reached"), 1.0);
     let of_workers = |metric: &str| -> f64 {
         (0..2).map(|worker| samples[format!("{metric}{{worker=\"{worker}\"}}").as_str()]).sum()
     };

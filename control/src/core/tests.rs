@@ -1,8 +1,10 @@
 //! Tests of the core without workers, kernel or devices.
 
 use dataplane::fib::{PortInfo, Route};
+use std::net::SocketAddr;
+
 use dataplane::shared::Limits;
-use dpvs_api::{ForwardMode, Protocol, Scheduler, Server, Service, ServiceSettings};
+use dpvs_api::{Author, ForwardMode, Operation, Protocol, Scheduler, Server, Service, ServiceSettings, Timeouts};
 use proto::state::State;
 
 use super::*;

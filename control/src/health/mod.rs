@@ -16,5 +16,5 @@ mod target;
 mod watched;
 
 pub use engine::Engine;
-pub(crate) use monitor::{Effects, Monitor};
+pub(crate) use monitor::{CheckedServer, Effects, Monitor};
 pub(crate) use target::{body_pattern, checks_of, target};

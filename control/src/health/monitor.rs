@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dpvs_api::{EventKind, Health, QuorumStatus, ServerHealthStatus, ServiceId};
+use dpvs_api::{CheckStatus, EventKind, Health, HealthState, QuorumStatus, ServerHealthStatus, ServiceId};
 use tokio::task::AbortHandle;
 
 use super::engine::Engine;
@@ -18,6 +18,20 @@ use crate::registry::{Effect, Entry, Member, Registry};
 
 /// What follows for the servers of services, in the order in which they were added.
 pub(crate) type Effects = Vec<(ServiceId, Vec<Effect>)>;
+
+/// A server's state with its checks.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedServer {
+    pub state: HealthState,
+    checks: Vec<Arc<Watched>>,
+}
+
+impl CheckedServer {
+    /// How its checks do.
+    pub fn checks(&self, now: Instant) -> impl Iterator<Item = CheckStatus> {
+        self.checks.iter().map(move |check| check.status(now))
+    }
+}
 
 /// Follows the registry and the verdicts of checks.
 pub(crate) struct Monitor {
@@ -124,7 +138,18 @@ impl Monitor {
         })
     }
 
-    /// Whether enough of a service's servers are up.
+    /// A server's state and its checks, to be looked at elsewhere.
+    pub fn checks(&self, id: ServiceId, address: SocketAddr) -> Option<CheckedServer> {
+        let server = self.services.get(&id)?.servers.get(&address)?;
+        Some(CheckedServer { state: server.state, checks: server.checks.clone() })
+    }
+
+    /// Whether enough of a service's servers are up; `None` without checks.
+    pub fn has_quorum(&self, id: ServiceId) -> Option<bool> {
+        self.services.get(&id)?.has_quorum()
+    }
+
+    /// Whether enough of a service's servers are up, and since when.
     pub fn quorum_status(&self, id: ServiceId, now: Instant) -> Option<QuorumStatus> {
         self.services.get(&id)?.quorum_status(now)
     }
@@ -161,7 +186,7 @@ impl Monitor {
     fn tell_server(&self, id: ServiceId, entry: &Entry, health: &Health, address: SocketAddr, up: bool) {
         let server = self.services.get(&id).and_then(|service| service.servers.get(&address));
         let failed = server.iter().flat_map(|server| &server.checks);
-        let failed = failed.filter(|check| check.verdict().state == dpvs_api::HealthState::Down);
+        let failed = failed.filter(|check| check.verdict().state == HealthState::Down);
         let reasons: Vec<String> =
             failed.filter_map(|check| Some(format!("{}: {}", check.spec, check.error()?))).collect();
         let reason = reasons.join("; ");

@@ -103,6 +103,11 @@ impl ServiceHealth {
         self.servers.values().any(|server| server.ramp.is_some())
     }
 
+    /// Whether there are enough servers.
+    pub fn has_quorum(&self) -> Option<bool> {
+        self.quorum.map(|quorum| quorum.reached)
+    }
+
     pub fn quorum_status(&self, now: Instant) -> Option<QuorumStatus> {
         let Quorum { reached, since, weight } = self.quorum?;
         Some(QuorumStatus { reached, seconds: now.saturating_duration_since(since).as_secs(), weight })

@@ -1,19 +1,19 @@
 //! Services and servers.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::time::Instant;
 
-use dataplane::snapshot::{ForwardMode, Server, Service};
+use dataplane::snapshot::{ForwardMode, Service};
+use dpvs_api::{CheckStatus, HealthState};
 
+use super::Scene;
+use super::seen::{SeenServer, SeenService};
 use super::sheet::Sheet;
-use super::{Extent, Scene};
-use crate::registry::service_id;
 use crate::stats::{self, FlowCounts, ServiceCounts};
 
 /// A service as it is shown.
 struct ServiceRow<'a> {
-    service: &'a Service,
+    seen: &'a SeenService,
     name: String,
     flow: FlowCounts,
     counts: ServiceCounts,
@@ -34,68 +34,79 @@ struct LocalPorts {
 
 /// A server as it is shown.
 struct ServerRow<'a> {
-    server: &'a Server,
+    seen: &'a SeenServer,
     /// Its service's place among the rows.
     service: usize,
     name: String,
     flow: FlowCounts,
     active: u64,
     inactive: u64,
+    /// With names that differ.
+    checks: Vec<CheckStatus>,
 }
 
-pub(super) fn write(scene: &Scene, extent: Extent, sheet: &mut Sheet<'_>) -> fmt::Result {
-    // The same order in every scrape, so that it is always the same ones that are left out.
-    let mut services: Vec<&Arc<Service>> = scene.services.iter().collect();
-    services.sort_unstable_by_key(|service| service.key);
-    let all_servers: usize = services.iter().map(|service| members(service).count()).sum();
-    sheet.gauge("services", "Virtual services.", services.len() as u64)?;
-    sheet.gauge("servers", "Real servers of all services, sorry servers included.", all_servers as u64)?;
+pub(super) fn write(scene: &Scene, sheet: &mut Sheet<'_>) -> fmt::Result {
+    sheet.gauge("services", "Virtual services.", scene.seen.service_count as u64)?;
+    let help = "Real servers of all services, sorry servers included.";
+    sheet.gauge("servers", help, scene.seen.server_count as u64)?;
 
-    let shown: Vec<&Arc<Service>> = services.iter().take(extent.services.0).copied().collect();
-    let rows: Vec<ServiceRow<'_>> = shown.iter().map(|service| service_row(scene, service)).collect();
-    let mut servers: Vec<ServerRow<'_>> = Vec::new();
-    for (place, service) in shown.iter().enumerate() {
-        let room = extent.servers.0 - servers.len();
-        servers.extend(members(service).take(room).map(|server| server_row(scene, place, server)));
-    }
+    let rows: Vec<ServiceRow<'_>> = scene.seen.services.iter().map(|seen| service_row(scene, seen)).collect();
+    let members = scene.seen.services.iter().enumerate();
+    let members = members.flat_map(|(place, seen)| seen.servers.iter().map(move |server| (place, server)));
+    let now = Instant::now();
+    let servers: Vec<ServerRow<'_>> = members.map(|(place, seen)| server_row(scene, place, seen, now)).collect();
     let help = "Services without metrics of their own, as metrics.services in the configuration says.";
-    sheet.gauge("metrics_omitted_services", help, (services.len() - rows.len()) as u64)?;
+    sheet.gauge("metrics_omitted_services", help, (scene.seen.service_count - rows.len()) as u64)?;
     let help = "Servers without metrics of their own, as metrics.servers in the configuration says.";
-    sheet.gauge("metrics_omitted_servers", help, (all_servers - servers.len()) as u64)?;
+    sheet.gauge("metrics_omitted_servers", help, (scene.seen.server_count - servers.len()) as u64)?;
 
     write_services(&rows, sheet)?;
-    write_servers(scene, &rows, &servers, sheet)
+    write_servers(scene, &rows, &servers, sheet)?;
+    write_checks(&rows, &servers, sheet)
 }
 
-fn members(service: &Service) -> impl Iterator<Item = &Server> {
-    service.servers.iter().chain(&service.sorry)
-}
-
-fn service_row<'a>(scene: &Scene, service: &'a Service) -> ServiceRow<'a> {
-    let shared = &scene.shared;
+fn service_row<'a>(scene: &Scene, seen: &'a SeenService) -> ServiceRow<'a> {
+    let (shared, service) = (&scene.shared, &*seen.in_force);
     let loads = || scene.books.members(service.id).iter().map(|&member| stats::connections(shared, member));
     let (active, inactive) = loads().fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1));
-    let (first, last) = service.local_ports;
-    let of_fullnat = || members(service).filter(|server| server.mode == ForwardMode::FullNat);
-    let used = of_fullnat().map(|server| stats::connections(shared, server.id)).map(|(a, i)| a + i).max();
-    let endpoints = service.local_addresses.len() as u64 * (u64::from(last.saturating_sub(first)) + 1);
     ServiceRow {
-        service,
-        name: service_id(&service.key).to_string(),
+        seen,
+        name: seen.id.to_string(),
         flow: scene.books.service(shared, service.id).unwrap_or_default(),
         counts: scene.books.service_counts(shared, service.id),
         active,
         inactive,
         available: service.servers.iter().filter(|server| server.weight > 0).count() as u64,
-        local: used.map(|used| LocalPorts { endpoints, used }),
+        local: local_ports(scene, service),
     }
 }
 
-fn server_row<'a>(scene: &Scene, service: usize, server: &'a Server) -> ServerRow<'a> {
-    let (active, inactive) = stats::connections(&scene.shared, server.id);
-    let name = SocketAddr::new(server.addr, server.port).to_string();
-    let flow = scene.books.server(&scene.shared, server.id).unwrap_or_default();
-    ServerRow { server, service, name, flow, active, inactive }
+fn local_ports(scene: &Scene, service: &Service) -> Option<LocalPorts> {
+    let (first, last) = service.local_ports;
+    let members = service.servers.iter().chain(&service.sorry);
+    let of_fullnat = members.filter(|server| server.mode == ForwardMode::FullNat);
+    let used = of_fullnat.map(|server| stats::connections(&scene.shared, server.id)).map(|(a, i)| a + i).max()?;
+    let endpoints = service.local_addresses.len() as u64 * (u64::from(last.saturating_sub(first)) + 1);
+    Some(LocalPorts { endpoints, used })
+}
+
+fn server_row<'a>(scene: &Scene, service: usize, seen: &'a SeenServer, now: Instant) -> ServerRow<'a> {
+    let (active, inactive) = stats::connections(&scene.shared, seen.slot);
+    let flow = scene.books.server(&scene.shared, seen.slot).unwrap_or_default();
+    let checks = seen.health.iter().flat_map(|health| health.checks(now)).collect();
+    ServerRow { seen, service, name: seen.address.to_string(), flow, active, inactive, checks: distinct(checks) }
+}
+
+/// Checks that differ in what their names do not tell get numbers: no series may come twice.
+fn distinct(mut checks: Vec<CheckStatus>) -> Vec<CheckStatus> {
+    for place in (1..checks.len()).rev() {
+        let (before, from) = checks.split_at_mut(place);
+        let same = before.iter().filter(|check| check.check == from[0].check).count();
+        if same > 0 {
+            from[0].check += &format!(" ({})", same + 1);
+        }
+    }
+    checks
 }
 
 fn of_service<'a>(row: &'a ServiceRow<'_>) -> [(&'static str, &'a str); 1] {
@@ -125,7 +136,7 @@ fn write_services(rows: &[ServiceRow<'_>], sheet: &mut Sheet<'_>) -> fmt::Result
         counts.map(|(reason, count)| ([("service", row.name.as_str()), ("reason", reason)], count))
     });
     sheet.counters("service_refused_connections", "New connections dropped, by reason.", refusals)?;
-    let told = rows.iter().filter(|row| row.service.client_address.is_some()).flat_map(|row| {
+    let told = rows.iter().filter(|row| row.seen.in_force.client_address.is_some()).flat_map(|row| {
         let counts = [("sent", row.counts.client_address_sent), ("omitted", row.counts.client_address_omitted)];
         counts.map(|(result, count)| ([("service", row.name.as_str()), ("result", result)], count))
     });
@@ -137,9 +148,12 @@ fn write_services(rows: &[ServiceRow<'_>], sheet: &mut Sheet<'_>) -> fmt::Result
     };
     gauges("service_active_connections", "Connections in an active state.", |row| Some(row.active))?;
     gauges("service_inactive_connections", "Connections in any other state.", |row| Some(row.inactive))?;
-    let help = "Servers, without the sorry server.";
-    gauges("service_servers", help, |row| Some(row.service.servers.len() as u64))?;
-    gauges("service_available_servers", "Servers with a weight above 0.", |row| Some(row.available))?;
+    let help = "Servers in the configuration, without the sorry server.";
+    gauges("service_servers", help, |row| Some(row.seen.configured_servers as u64))?;
+    let help = "Servers that take new connections: in the service, with a weight above 0.";
+    gauges("service_available_servers", help, |row| Some(row.available))?;
+    let help = "1 while enough servers are up, 0 while they are not. Services without health checks have none.";
+    gauges("service_quorum_reached", help, |row| row.seen.has_quorum.map(u64::from))?;
     let help = "FULLNAT: local addresses and ports that connections to any one server can have.";
     gauges("service_local_endpoints", help, |row| row.local.map(|local| local.endpoints))?;
     let help = "FULLNAT: connections, each with a local address and port, of the server that has most.";
@@ -156,16 +170,48 @@ fn write_servers(
         let members = rows.iter().map(|row| (labels(services, row), row.flow.0[index]));
         sheet.counters(&format!("server_{name}"), help, members)?;
     }
-    sheet.gauges(
-        "server_weight",
-        "Share of new connections.",
-        rows.iter().map(|row| (labels(services, row), row.server.weight)),
-    )?;
-    let active = rows.iter().map(|row| (labels(services, row), row.active));
-    sheet.gauges("server_active_connections", "Connections in an active state.", active)?;
-    let inactive = rows.iter().map(|row| (labels(services, row), row.inactive));
-    sheet.gauges("server_inactive_connections", "Connections in any other state.", inactive)?;
-    let persistent = rows.iter().filter(|row| services[row.service].service.persistence.is_some());
-    let persistent = persistent.map(|row| (labels(services, row), stats::persistent(&scene.shared, row.server.id)));
-    sheet.gauges("server_persistence_templates", "Persistence templates.", persistent)
+    let mut gauges = |name: &str, help: &str, value: &dyn Fn(&ServerRow<'_>) -> Option<u64>| {
+        sheet.gauges(name, help, rows.iter().filter_map(|row| Some((labels(services, row), value(row)?))))
+    };
+    let help = "Weight in force: less than configured during a slow start, 0 while the server is out.";
+    gauges("server_weight", help, &|row| Some(row.seen.weight.into()))?;
+    let help = "Weight in the configuration.";
+    gauges("server_configured_weight", help, &|row| Some(row.seen.configured_weight.into()))?;
+    let help = "1 while the server is up by its health checks, 0 while it is down. Missing without checks and before their \
+                first result.";
+    gauges("server_up", help, &|row| is_up(row.seen.health.as_ref()?.state))?;
+    gauges("server_active_connections", "Connections in an active state.", &|row| Some(row.active))?;
+    gauges("server_inactive_connections", "Connections in any other state.", &|row| Some(row.inactive))?;
+    gauges("server_persistence_templates", "Persistence templates.", &|row| {
+        services[row.service].seen.in_force.persistence?;
+        Some(stats::persistent(&scene.shared, row.seen.slot))
+    })
+}
+
+/// `None`: not known yet.
+fn is_up(state: HealthState) -> Option<u64> {
+    match state {
+        HealthState::Unknown => None,
+        HealthState::Up => Some(1),
+        HealthState::Down => Some(0),
+    }
+}
+
+/// Health checks. One that several servers share is shown for each of them.
+fn write_checks(services: &[ServiceRow<'_>], rows: &[ServerRow<'_>], sheet: &mut Sheet<'_>) -> fmt::Result {
+    let checks = || {
+        rows.iter().flat_map(|row| {
+            let [service, server] = labels(services, row);
+            row.checks.iter().map(move |check| ([service, server, ("check", check.check.as_str())], check))
+        })
+    };
+    let states = checks().filter_map(|(labels, check)| Some((labels, is_up(check.state)?)));
+    let help = "1 while the check passes, 0 while it fails, by 'rise' and 'fall'. Missing before its first result.";
+    sheet.gauges("check_up", help, states)?;
+    sheet.counters("check_runs", "Runs of a check.", checks().map(|(labels, check)| (labels, check.runs)))?;
+    let failures = checks().map(|(labels, check)| (labels, check.failures));
+    sheet.counters("check_failed_runs", "Runs of a check that failed.", failures)?;
+    let durations = checks().filter(|(_, check)| check.runs > 0);
+    let durations = durations.map(|(labels, check)| (labels, check.duration_us as f64 / 1e6));
+    sheet.gauges("check_duration_seconds", "How long the last run of a check took.", durations)
 }

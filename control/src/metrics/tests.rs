@@ -9,6 +9,8 @@ use dpvs_api::{ForwardMode, Operation, Server, Service, ServiceId};
 
 use super::*;
 use crate::core::{DeviceCounters, PortFacts};
+use crate::events::Events;
+use crate::health::Monitor;
 use crate::registry::Registry;
 use crate::stats::Stats;
 
@@ -35,6 +37,11 @@ fn service(id: &str, servers: Vec<Server>) -> Service {
 
 /// Two workers and one port with these services.
 fn scene(services: Vec<Service>) -> Scene {
+    scene_after(services, Extent::default(), |_, _| {})
+}
+
+/// The same after something has happened to their health.
+fn scene_after(services: Vec<Service>, extent: Extent, happen: impl FnOnce(&mut Registry, &mut Monitor)) -> Scene {
     // And a sorry server each.
     let servers = services.iter().map(|service| service.servers.len() + 1).sum();
     let limits = Limits {
@@ -51,8 +58,13 @@ fn scene(services: Vec<Service>) -> Scene {
     let shared = Shared::new(limits);
     let mut stats = Stats::new(Arc::clone(&shared), Instant::now());
     let mut registry = Registry::new(limits.max_services, limits.max_servers);
+    let mut health = Monitor::new(Events::default());
     let operations: Vec<_> = services.into_iter().map(|service| Operation::AddService { service }).collect();
     stats.follow(&registry.apply(&operations, &|_| false).unwrap());
+    let all: Vec<ServiceId> = registry.services().map(|(id, _)| id).collect();
+    let effects = health.follow(all, &registry, Instant::now());
+    registry.set_effects(effects);
+    happen(&mut registry, &mut health);
     let mut publications = Publications::default();
     publications.note(1, at(NOW));
     publications.note(2, at(NOW + 5));
@@ -65,7 +77,7 @@ fn scene(services: Vec<Service>) -> Scene {
     };
     Scene {
         shared,
-        services: registry.table(),
+        seen: Seen::new(&registry, &health, extent),
         books: stats.books(),
         devices: Arc::new(Devices {
             counters: Box::new(|PortId(_)| DeviceCounters { missed: 5, no_buffer: 6, rx_errors: 7, tx_errors: 8 }),
@@ -88,9 +100,9 @@ fn scene(services: Vec<Service>) -> Scene {
     }
 }
 
-fn text(scene: &Scene, extent: Extent) -> String {
+fn text(scene: Scene) -> String {
     let mut text = String::new();
-    render(scene, extent, &mut text).unwrap();
+    render(scene, &mut text).unwrap();
     text
 }
 
@@ -129,7 +141,7 @@ fn numbers_stand_where_they_belong() {
     scene.control.reloaded(true, at(NOW + 9));
     scene.control.reloaded(false, at(NOW + 10));
 
-    let text = text(&scene, Extent::default());
+    let text = text(scene);
     let reason = dataplane::verdict::DropReason::ALL[0].name();
     for line in [
         "dpvs_service_connections_total{service=\"tcp/192.0.2.100:80\"} 33",
@@ -184,7 +196,7 @@ fn families_are_whole_and_series_unique() {
     persistent.settings.sorry_server = serde_json::from_str(r#"{"address":"192.0.2.150:80","mode":"nat"}"#).unwrap();
     persistent.settings.persistence = serde_json::from_str(r#"{"timeout":360}"#).unwrap();
     let scene = scene(vec![persistent, service("udp/192.0.2.100:80", vec![])]);
-    let text = text(&scene, Extent::default());
+    let text = text(scene);
     has(&text, "dpvs_server_persistence_templates{service=\"tcp/192.0.2.100:80\",server=\"192.0.2.150:80\"} 0");
     let (mut family, mut kind, mut families, mut series) = ("", "", HashSet::new(), HashSet::new());
     for line in text.lines() {
@@ -211,11 +223,11 @@ fn families_are_whole_and_series_unique() {
 
 #[test]
 fn series_of_services_and_servers_are_limited_and_always_the_same() {
-    let services = (1..=3).map(|n| {
-        let servers = (1..=4).map(|m| server(&format!("198.51.100.{}:80", 10 * n + m), ForwardMode::Nat)).collect();
-        service(&format!("tcp/192.0.2.{n}:80"), servers)
-    });
-    let scene = scene(services.collect());
+    let services = || {
+        let servers = |n| (1..=4).map(|m| server(&format!("198.51.100.{}:80", 10 * n + m), ForwardMode::Nat)).collect();
+        (1..=3).map(|n| service(&format!("tcp/192.0.2.{n}:80"), servers(n))).collect()
+    };
+    let text = |extent| text(scene_after(services(), extent, |_, _| {}));
     for (services, servers, omitted, lines) in [
         (Shown::ALL, Shown::ALL, (0, 0), (3, 12)),
         (Shown(2), Shown::ALL, (1, 4), (2, 8)),
@@ -224,7 +236,7 @@ fn series_of_services_and_servers_are_limited_and_always_the_same() {
         (Shown::NONE, Shown::ALL, (3, 12), (0, 0)),
     ] {
         let extent = Extent { services, servers };
-        let text = text(&scene, extent);
+        let text = text(extent);
         has(&text, &format!("dpvs_metrics_omitted_services {}", omitted.0));
         has(&text, &format!("dpvs_metrics_omitted_servers {}", omitted.1));
         let count = |prefix: &str| text.lines().filter(|line| line.starts_with(prefix)).count();
@@ -232,8 +244,64 @@ fn series_of_services_and_servers_are_limited_and_always_the_same() {
         has(&text, "dpvs_services 3");
         has(&text, "dpvs_servers 12");
     }
-    let first = text(&scene, Extent { services: Shown(1), servers: Shown(1) });
+    let first = text(Extent { services: Shown(1), servers: Shown(1) });
     has(&first, "dpvs_service_servers{service=\"tcp/192.0.2.1:80\"} 4");
+}
+
+#[test]
+fn health_shows_with_weights_as_people_know_them() {
+    let checks = r#"{"slow_start":100,"quorum":4,"checks":[
+        {"probe":"tcp","fall":1,"rise":1},
+        {"probe":{"udp":{"send":"a"}},"fall":1,"rise":1},
+        {"probe":{"udp":{"send":"b"}},"fall":1,"rise":1}]}"#;
+    let mut checked = service("tcp/192.0.2.100:80", vec![]);
+    checked.settings.health = Some(serde_json::from_str(checks).unwrap());
+    let with_weight = |address| Server { weight: 3, ..server(address, ForwardMode::Nat) };
+    checked.servers = ["198.51.100.21:80", "198.51.100.22:80", "198.51.100.23:80"].map(with_weight).into();
+    let services = vec![checked, service("tcp/192.0.2.101:80", vec![server("198.51.100.24:80", ForwardMode::Nat)])];
+    let text = text(scene_after(services, Extent::default(), |registry, health| {
+        let start = Instant::now();
+        for (target, up) in [
+            ("198.51.100.21:80", true),
+            ("198.51.100.22:80", false),
+            ("198.51.100.23:80", false),
+            ("198.51.100.23:80", true),
+            ("198.51.100.23:80", true),
+        ] {
+            health.run_checks(target, up, start);
+            let effects = health.verdicts(registry, start);
+            registry.set_effects(effects);
+        }
+        // Some of the slow start is over.
+        let effects = health.ramp(registry, start + Duration::from_secs(50));
+        registry.set_effects(effects);
+    }));
+    let of_server = |metric: &str, last: u8, value: &str| {
+        let labels = format!("service=\"tcp/192.0.2.100:80\",server=\"198.51.100.{last}:80\"");
+        has(&text, &format!("dpvs_{metric}{{{labels}}} {value}"));
+    };
+    for (last, weight, up) in [(21, "3", "1"), (22, "0", "0"), (23, "2", "1")] {
+        of_server("server_weight", last, weight);
+        of_server("server_configured_weight", last, "3");
+        of_server("server_up", last, up);
+    }
+    let of_check = |metric: &str, last: u8, check: &str, value: &str| {
+        let labels = format!("service=\"tcp/192.0.2.100:80\",server=\"198.51.100.{last}:80\",check=\"{check}\"");
+        has(&text, &format!("dpvs_{metric}{{{labels}}} {value}"));
+    };
+    of_check("check_up", 22, "tcp 198.51.100.22:80", "0");
+    of_check("check_runs_total", 23, "tcp 198.51.100.23:80", "3");
+    of_check("check_failed_runs_total", 23, "tcp 198.51.100.23:80", "1");
+    of_check("check_duration_seconds", 23, "udp 198.51.100.23:80 (2)", "0.001");
+    for line in [
+        "dpvs_service_servers{service=\"tcp/192.0.2.100:80\"} 3",
+        "dpvs_service_available_servers{service=\"tcp/192.0.2.100:80\"} 2",
+        "dpvs_service_quorum_reached{service=\"tcp/192.0.2.100:80\"} 1",
+        "dpvs_server_weight{service=\"tcp/192.0.2.101:80\",server=\"198.51.100.24:80\"} 1",
+    ] {
+        has(&text, line);
+    }
+    assert!(!text.contains("dpvs_server_up{service=\"tcp/192.0.2.101:80\""), "nobody checks it:\n{text}");
 }
 
 #[test]

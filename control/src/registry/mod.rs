@@ -147,6 +147,11 @@ impl Entry {
         self.sorry.as_ref()
     }
 
+    /// What workers get, as health checks and the configuration have it now.
+    pub fn in_force(&self) -> &Arc<snapshot::Service> {
+        &self.compiled
+    }
+
     /// Makes what workers get anew, as a version of this number.
     fn compile(&mut self, id: ServiceId, version: u64) {
         let numbers = (self.incarnation, version);
@@ -228,6 +233,11 @@ impl Registry {
     /// A service.
     pub fn service(&self, id: ServiceId) -> Option<&Entry> {
         self.services.get(&id)
+    }
+
+    /// Servers of all services, sorry servers included.
+    pub fn server_count(&self) -> usize {
+        self.services.values().map(|entry| entry.servers.len() + usize::from(entry.sorry.is_some())).sum()
     }
 
     /// Director-wide connection timeouts in seconds; none is 0.

@@ -49,19 +49,20 @@ impl Metrics {
 
     /// The metrics as they are now.
     pub async fn answer(&self) -> Result<Response, Refusal> {
+        let extent = self.limits.metrics;
         let asked = async {
             let turn = Arc::clone(&self.turn).acquire_owned().await;
-            (turn, self.core.scene().await)
+            (turn, self.core.scene(extent).await)
         };
         let busy = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "others are being answered: try again later");
         let (turn, scene) = tokio::time::timeout(self.limits.request_time, asked).await.map_err(|_| busy())?;
-        let (scene, extent) = (scene?, self.limits.metrics);
+        let scene = scene?;
         let (pieces, body) = mpsc::channel(PIECES);
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let mut text = Text { piece: String::new(), pieces };
             // Fails when the peer leaves before the end.
-            if metrics::render(&scene, extent, &mut text).is_ok() {
+            if metrics::render(scene, &mut text).is_ok() {
                 _ = text.send();
             }
         });

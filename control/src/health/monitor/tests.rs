@@ -13,6 +13,20 @@ struct Bench {
     now: Instant,
 }
 
+impl Monitor {
+    /// Has every check with this target end a run.
+    pub(crate) fn run_checks(&self, target: &str, up: bool, now: Instant) {
+        let target: SocketAddr = target.parse().unwrap();
+        let mut ran = 0;
+        for watch in self.checks.values().filter(|watch| watch.check.spec.target == target) {
+            let outcome = if up { Ok(Success::default()) } else { Err(Failure::unexpected("status 503")) };
+            watch.check.ran(outcome, Duration::from_millis(1), now);
+            ran += 1;
+        }
+        assert!(ran > 0, "nothing checks {target}");
+    }
+}
+
 impl Bench {
     fn new() -> Self {
         Self { registry: Registry::new(8, 16), monitor: Monitor::new(Events::default()), now: Instant::now() }
@@ -28,14 +42,7 @@ impl Bench {
 
     /// Runs every check with this target once.
     fn run(&mut self, target: &str, up: bool) {
-        let target: SocketAddr = target.parse().unwrap();
-        let mut ran = 0;
-        for watch in self.monitor.checks.values().filter(|watch| watch.check.spec.target == target) {
-            let outcome = if up { Ok(Success::default()) } else { Err(Failure::unexpected("status 503")) };
-            watch.check.ran(outcome, Duration::from_millis(1), self.now);
-            ran += 1;
-        }
-        assert!(ran > 0, "nothing checks {target}");
+        self.monitor.run_checks(target, up, self.now);
         let effects = self.monitor.verdicts(&self.registry, self.now);
         self.registry.set_effects(effects);
     }
