@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use dpvs_api::{Health, HealthState, Initially, OnFailure, QuorumStatus, Seconds};
 
 use super::watched::{Verdict, Watched};
-use crate::registry::Effect;
+use crate::registry::{Effect, MAX_WEIGHT};
 
 /// Share of a server that starts slowly, at first, in percent.
 const FIRST_SHARE: u32 = 10;
@@ -88,6 +88,15 @@ impl ServerHealth {
     }
 }
 
+/// The weight that programs give a server in place of its own. As in keepalived's `misc_dynamic`, each changes the weight by
+/// what it says more or less.
+fn given_weight(own: u32, verdicts: &[Verdict]) -> Option<u32> {
+    let mut given = verdicts.iter().filter_map(|verdict| verdict.weight).peekable();
+    given.peek()?;
+    let sum = given.fold(i64::from(own), |sum, weight| sum + i64::from(weight) - i64::from(own));
+    Some(sum.clamp(0, i64::from(MAX_WEIGHT)) as u32)
+}
+
 /// What part of its weight a server has so long after it came up, in percent.
 fn share(elapsed: Duration, slow_start: Seconds) -> u32 {
     let whole = slow_start.duration();
@@ -138,7 +147,7 @@ impl ServiceHealth {
             if is_usable != was_usable {
                 news.push(News::Server(server.address, is_usable));
             }
-            let given = verdicts.iter().filter_map(|verdict| verdict.weight).min();
+            let given = given_weight(server.weight, &verdicts);
             if is_usable {
                 weight_up += u64::from(given.unwrap_or(server.weight));
             }
@@ -148,14 +157,13 @@ impl ServiceHealth {
                     let share = elapsed.map_or(100, |elapsed| share(elapsed, health.slow_start));
                     Effect { removed: false, weight: given, share }
                 }
-                (false, OnFailure::Remove) => Effect::REMOVED,
-                (false, OnFailure::ZeroWeight) => Effect { weight: Some(0), ..Effect::NONE },
+                (false, on_failure) => Effect::of(on_failure),
             });
         }
         let reached = self.update_quorum(health, weight_up, now, &mut news);
         // Without anybody in their place, few servers are better than none.
         if !reached && has_sorry {
-            effects.iter_mut().for_each(|effect| *effect = Effect::REMOVED);
+            effects = configured.iter().map(|server| Effect::of(server.on_failure)).collect();
         }
         (effects, news)
     }

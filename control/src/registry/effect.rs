@@ -1,5 +1,7 @@
 //! What health checks make of servers, beside what the configuration says of them.
 
+use dpvs_api::OnFailure;
+
 use super::{MAX_WEIGHT, Member};
 
 /// What health checks make of a server.
@@ -18,6 +20,14 @@ impl Effect {
     pub const NONE: Self = Self { removed: false, weight: None, share: 100 };
     /// The server is out of the service.
     pub const REMOVED: Self = Self { removed: true, ..Self::NONE };
+
+    /// The server gets no new connections.
+    pub fn of(on_failure: OnFailure) -> Self {
+        match on_failure {
+            OnFailure::Remove => Self::REMOVED,
+            OnFailure::ZeroWeight => Self { weight: Some(0), ..Self::NONE },
+        }
+    }
 }
 
 impl Member {

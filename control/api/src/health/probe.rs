@@ -172,6 +172,8 @@ pub struct Tls {
     /// address, which servers are not told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// Whether the server is told a name.
+    pub sni: bool,
     /// Whether the server's certificate must be valid.
     pub verify: bool,
     /// Certificates of the authorities to trust (PEM); absent: the system's.
@@ -188,7 +190,7 @@ pub struct Tls {
 impl Default for Tls {
     /// Valid certificates only, from the system's authorities.
     fn default() -> Self {
-        Self { server_name: None, verify: true, ca_file: None, certificate_file: None, key_file: None }
+        Self { server_name: None, sni: true, verify: true, ca_file: None, certificate_file: None, key_file: None }
     }
 }
 
@@ -217,7 +219,7 @@ pub struct HttpProbe {
     /// Regular expression that the body must not match.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_not: Option<String>,
-    /// Digest that the body must have.
+    /// Digest that the whole body must have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
     /// Uses TLS; absent: does not.
@@ -395,7 +397,8 @@ pub struct UdpProbe {
     /// What the answer must begin with; absent: anything. Needs `require_reply`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expect: Option<Pattern>,
-    /// Least bytes of the answer; absent: 0.
+    /// Least bytes of the answer; absent: those of `expect`. An answer may have less than `expect` if this allows it: what is
+    /// there counts then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_length: Option<u16>,
     /// Most bytes of the answer; absent: as many as there can be.
@@ -447,7 +450,7 @@ pub struct ExternalProbe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// An exit status of 2 to 255 is success as well, and makes the server's weight that less 2 (keepalived's
-    /// `misc_dynamic`).
+    /// `misc_dynamic`). What several programs make of the weight is added up.
     #[serde(default)]
     pub dynamic: bool,
 }

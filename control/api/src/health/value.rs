@@ -224,9 +224,13 @@ impl Pattern {
 
     /// Whether `data` begins with it.
     pub fn matches(&self, data: &[u8]) -> bool {
-        let mut expected = self.bytes.iter().zip(&self.mask);
-        data.len() >= self.len()
-            && data.iter().zip(&mut expected).all(|(byte, (expected, mask))| byte & mask == *expected)
+        data.len() >= self.len() && self.agrees(data)
+    }
+
+    /// Whether `data` begins with it, or it with `data`.
+    pub fn agrees(&self, data: &[u8]) -> bool {
+        let expected = self.bytes.iter().zip(&self.mask);
+        data.iter().zip(expected).all(|(byte, (expected, mask))| byte & mask == *expected)
     }
 }
 

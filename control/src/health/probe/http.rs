@@ -12,7 +12,7 @@ use md5::Digest as _;
 use super::{Failure, Stream, TlsConfigs, socket, tls};
 use crate::health::target::{Spec, body_pattern};
 
-/// Of a body, so many bytes are looked at.
+/// Of a body, so many bytes are matched with expressions; a digest is that of all of it.
 const MAX_BODY: usize = 1 << 20;
 
 const HTTP1: &[&[u8]] = &[b"http/1.1"];
@@ -102,7 +102,7 @@ async fn judge(response: Response<Incoming>, probe: &HttpProbe) -> Result<(), Fa
     if probe.body.is_none() && probe.body_not.is_none() && probe.digest.is_none() {
         return Ok(());
     }
-    let body = body(response.into_body()).await?;
+    let (body, digest) = body(response.into_body(), probe.digest.as_ref()).await?;
     let finds = |pattern: &str| body_pattern(pattern).is_ok_and(|pattern| pattern.is_match(&body));
     if let Some(pattern) = &probe.body
         && !finds(pattern)
@@ -114,28 +114,58 @@ async fn judge(response: Response<Incoming>, probe: &HttpProbe) -> Result<(), Fa
     {
         return Err(Failure::unexpected(format!("status {code}, but the body matches '{pattern}'")));
     }
-    let got = match probe.digest {
-        None => return Ok(()),
-        Some(Digest::Md5(_)) => Digest::Md5(md5::Md5::digest(&body).into()),
-        Some(Digest::Sha256(_)) => Digest::Sha256(sha2::Sha256::digest(&body).into()),
-    };
-    match Some(got) == probe.digest {
-        true => Ok(()),
-        false => Err(Failure::unexpected(format!("status {code}, but the body's digest is {got}"))),
+    match digest {
+        Some(got) if Some(&got) != probe.digest.as_ref() => {
+            Err(Failure::unexpected(format!("status {code}, but the body's digest is {got}")))
+        }
+        _ => Ok(()),
     }
 }
 
-/// The body, as far as it counts.
-async fn body(mut body: Incoming) -> Result<Vec<u8>, Failure> {
+/// Computes a digest piece by piece.
+enum Hash {
+    Md5(md5::Md5),
+    Sha256(sha2::Sha256),
+}
+
+impl Hash {
+    /// For a digest of this kind.
+    fn like(digest: &Digest) -> Self {
+        match digest {
+            Digest::Md5(_) => Hash::Md5(md5::Md5::new()),
+            Digest::Sha256(_) => Hash::Sha256(sha2::Sha256::new()),
+        }
+    }
+
+    fn update(&mut self, data: &[u8]) {
+        match self {
+            Hash::Md5(hash) => hash.update(data),
+            Hash::Sha256(hash) => hash.update(data),
+        }
+    }
+
+    fn finish(self) -> Digest {
+        match self {
+            Hash::Md5(hash) => Digest::Md5(hash.finalize().into()),
+            Hash::Sha256(hash) => Digest::Sha256(hash.finalize().into()),
+        }
+    }
+}
+
+/// The body's begin, as far as it counts, and the digest of all of it if one is expected.
+async fn body(mut body: Incoming, expected: Option<&Digest>) -> Result<(Vec<u8>, Option<Digest>), Failure> {
     let mut bytes = Vec::new();
+    let mut hash = expected.map(Hash::like);
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
             let room = MAX_BODY - bytes.len();
             bytes.extend_from_slice(&data[..data.len().min(room)]);
-            if data.len() >= room {
-                break;
+            match &mut hash {
+                Some(hash) => hash.update(&data),
+                None if data.len() >= room => break,
+                None => {}
             }
         }
     }
-    Ok(bytes)
+    Ok((bytes, hash.map(Hash::finish)))
 }

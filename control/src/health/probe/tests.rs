@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dpvs_api::{Check, Seconds};
+use dpvs_api::{Check, Digest, Seconds};
+use md5::Digest as _;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
@@ -241,6 +242,40 @@ async fn certificates_are_verified() {
 }
 
 #[tokio::test]
+async fn servers_are_told_who_is_wanted() {
+    let (sender, mut names) = tokio::sync::mpsc::channel(1);
+    let address = server(move |stream| {
+        let sender = sender.clone();
+        async move {
+            let hello =
+                tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await.unwrap();
+            sender.send(hello.client_hello().server_name().map(str::to_owned)).await.unwrap();
+        }
+    })
+    .await;
+    for (tls, expected) in [
+        (json!({}), Some("www.example")),
+        (json!({ "server_name": "a.example" }), Some("a.example")),
+        (json!({ "sni": false }), None),
+        (json!({ "sni": false, "server_name": "a.example" }), None),
+    ] {
+        assert!(probe(address, json!({ "http": { "host": "www.example", "tls": tls } })).await.is_err());
+        assert_eq!(names.recv().await.unwrap().as_deref(), expected);
+    }
+}
+
+#[tokio::test]
+async fn digests_are_of_whole_bodies() {
+    let body = "x".repeat(3 << 20);
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let address = answers(Box::leak(answer.into_boxed_str())).await;
+    let digest = Digest::Md5(md5::Md5::digest(&body).into()).to_string();
+    assert_eq!(probe(address, json!({ "http": { "digest": digest } })).await, Ok(Success::default()));
+    let part = Digest::Md5(md5::Md5::digest(&body[..1 << 20]).into()).to_string();
+    fails(probe(address, json!({ "http": { "digest": part } })).await, &digest);
+}
+
+#[tokio::test]
 async fn clients_show_certificates() {
     let folder = tempfile::tempdir().unwrap();
     let one = identity("www.example", true);
@@ -324,6 +359,11 @@ async fn udp() {
     assert!(probe(echo, settings(json!({ "send": "hello", "require_reply": true, "expect": "hel" }))).await.is_ok());
     let wrong = settings(json!({ "send": "hello", "require_reply": true, "expect": "bye" }));
     fails(probe(echo, wrong).await, "expected 'bye', got 'hello'");
+    let more = |min: Value| {
+        settings(json!({ "send": "hello", "require_reply": true, "expect": "hello, world", "min_length": min }))
+    };
+    fails(probe(echo, more(Value::Null)).await, "the answer has 5 bytes, not 12 to 65535");
+    assert!(probe(echo, more(json!(5))).await.is_ok());
     let long = settings(json!({ "send": "hello", "require_reply": true, "min_length": 6 }));
     fails(probe(echo, long).await, "the answer has 5 bytes, not 6 to 65535");
     let silent = datagrams(|_| Vec::new()).await;

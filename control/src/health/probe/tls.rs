@@ -84,6 +84,7 @@ fn make(settings: &Tls, protocols: &[&[u8]]) -> Result<ClientConfig, Failure> {
         }
         _ => builder.with_no_client_auth(),
     };
+    config.enable_sni = settings.sni;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     // Every run is to see the server's certificate.
     config.resumption = Resumption::disabled();

@@ -1,6 +1,6 @@
 //! UDP: a datagram, and an answer, or at least no ICMP error (keepalived's `UDP_CHECK`).
 
-use dpvs_api::UdpProbe;
+use dpvs_api::{Pattern, UdpProbe};
 
 use super::{Failure, socket};
 use crate::health::target::Spec;
@@ -15,12 +15,14 @@ pub(super) async fn run(spec: &Spec, probe: &UdpProbe) -> Result<(), Failure> {
     if !probe.require_reply {
         return Ok(());
     }
-    let (min, max) = (probe.min_length.unwrap_or(0), probe.max_length.unwrap_or(u16::MAX));
-    if !(usize::from(min)..=usize::from(max)).contains(&length) {
+    let least = probe.expect.as_ref().map_or(0, Pattern::len);
+    let min = probe.min_length.map_or(least, usize::from);
+    let max = usize::from(probe.max_length.unwrap_or(u16::MAX));
+    if !(min..=max).contains(&length) {
         return Err(Failure::unexpected(format!("the answer has {length} bytes, not {min} to {max}")));
     }
     match &probe.expect {
-        Some(pattern) if !pattern.matches(&buffer[..length]) => {
+        Some(pattern) if !pattern.agrees(&buffer[..length]) => {
             let got = String::from_utf8_lossy(&buffer[..length]);
             Err(Failure::unexpected(format!("expected '{pattern}', got '{got}'")))
         }

@@ -90,6 +90,18 @@ fn programs_give_weights() {
 }
 
 #[test]
+fn what_several_programs_say_is_added_up() {
+    let verdict = |weight| Verdict { state: HealthState::Up, weight };
+    let given =
+        |own, said: &[Option<u32>]| given_weight(own, &said.iter().map(|&said| verdict(said)).collect::<Vec<_>>());
+    assert_eq!(given(2, &[None, None]), None);
+    assert_eq!(given(2, &[Some(3), None]), Some(3));
+    assert_eq!(given(2, &[Some(3), Some(7)]), Some(8));
+    assert_eq!(given(5, &[Some(0), Some(1)]), Some(0));
+    assert_eq!(given(1, &[Some(65_535), Some(65_535)]), Some(65_535));
+}
+
+#[test]
 fn the_sorry_server_takes_the_place_of_too_few() {
     let mut bench = Bench::new(&[1, 1, 1]);
     let health = Health { quorum: 2, ..Health::default() };
@@ -102,6 +114,10 @@ fn the_sorry_server_takes_the_place_of_too_few() {
     assert_eq!(news, [News::Server(address(1), false), News::Quorum(false, 1)]);
     // Without one, few are better than none.
     assert_eq!(bench.decide(&health, false).0, [Effect::REMOVED, Effect::REMOVED, Effect::NONE]);
+    // Connections of servers that stay go on.
+    bench.configured[2].on_failure = OnFailure::ZeroWeight;
+    let waits = Effect { weight: Some(0), ..Effect::NONE };
+    assert_eq!(bench.decide(&health, true).0, [Effect::REMOVED, Effect::REMOVED, waits]);
 }
 
 #[test]
