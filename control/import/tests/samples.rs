@@ -33,6 +33,16 @@ fn a_configuration_of_keepalived_with_everything() {
 }
 
 #[test]
+fn a_configuration_of_keepalived_with_what_it_does_not_like() {
+    expect("doubtful.conf", |file, text| keepalived(file, text, "main"));
+}
+
+#[test]
+fn a_configuration_of_dpvs() {
+    expect("dpvs.conf", |file, text| keepalived(file, text, "main"));
+}
+
+#[test]
 fn rules_of_ipvsadm() {
     expect("rules.ipvsadm", ipvsadm);
 }

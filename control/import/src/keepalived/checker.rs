@@ -7,6 +7,8 @@ use dpvs_api::{
     Tls, UdpProbe,
 };
 
+use regex::bytes::Regex;
+
 use super::service::Inherited;
 use super::translate::{unknown, untranslated};
 use super::tree::Block;
@@ -170,7 +172,8 @@ fn plain(block: &Block, common: &mut Common, report: &mut Report) {
 }
 
 fn http(block: &Block, is_tls: bool, inherited: &Inherited, common: &mut Common, report: &mut Report) -> Vec<Check> {
-    let mut probe = HttpProbe { host: inherited.virtual_host.clone(), ..HttpProbe::default() };
+    let (host, version) = (inherited.virtual_host.clone(), HttpVersion::Http10);
+    let mut probe = HttpProbe { host, version, ..HttpProbe::default() };
     let mut sni = false;
     let mut urls = Vec::new();
     for child in &block.children {
@@ -196,9 +199,8 @@ fn http(block: &Block, is_tls: bool, inherited: &Inherited, common: &mut Common,
     let urls = urls.into_iter().map(|url| {
         let mut probe = probe.clone();
         http_url(url, &mut probe, report);
-        // keepalived takes any certificate.
-        let server_name = if sni { probe.host.clone() } else { None };
-        probe.tls = is_tls.then(|| Tls { verify: false, server_name, ..Tls::default() });
+        // keepalived takes any certificate, and says whom it wants only if it is told to.
+        probe.tls = is_tls.then(|| Tls { verify: false, sni, ..Tls::default() });
         common.check(Probe::Http(probe), 1, HTTP_RETRY_DELAY)
     });
     urls.collect()
@@ -249,6 +251,12 @@ fn http_url(url: &Block, probe: &mut HttpProbe, report: &mut Report) {
     let Some(mut regex) = regex else { return };
     if !options.is_empty() {
         regex = format!("(?{options}){regex}");
+    }
+    if let Err(error) = Regex::new(&regex) {
+        let error = error.to_string();
+        let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        report.warn(&url.place, format!("regex {regex}: not translated, as dpvsd could not read it: {why}"));
+        return;
     }
     let field = if is_inverted { &mut probe.body_not } else { &mut probe.body };
     *field = Some(regex);
@@ -322,7 +330,7 @@ fn udp(block: &Block, common: &mut Common, report: &mut Report) -> Vec<Check> {
         }
     }
     if probe.require_reply {
-        (probe.min_length, probe.max_length) = (min, Some(max.unwrap_or(255)));
+        (probe.min_length, probe.max_length) = (Some(min.unwrap_or(0)), Some(max.unwrap_or(255)));
     }
     vec![common.check(Probe::Udp(probe), 1, RETRY_DELAY)]
 }

@@ -35,11 +35,18 @@ pub(super) struct Inherited {
 struct Draft {
     settings: ServiceSettings,
     health: Health,
-    protocol: Protocol,
+    protocol: Option<Protocol>,
     family: Option<Family>,
     local_addresses: Vec<IpAddr>,
     sorry: Option<(IpAddr, Option<u16>)>,
     sorry_method: Option<Method>,
+}
+
+impl Draft {
+    /// Without one, keepalived sets up a service for UDP.
+    fn protocol(&self) -> Protocol {
+        self.protocol.unwrap_or(Protocol::Udp)
+    }
 }
 
 /// The services that a virtual server stands for: one, or one for each member of its group.
@@ -53,7 +60,7 @@ pub(super) fn virtual_server(block: &Block, groups: &Groups<'_>, report: &mut Re
     let mut draft = Draft {
         settings: ServiceSettings::default(),
         health: Health::default(),
-        protocol: Protocol::Tcp,
+        protocol: None,
         family: None,
         local_addresses: Vec::new(),
         sorry: None,
@@ -74,27 +81,34 @@ pub(super) fn virtual_server(block: &Block, groups: &Groups<'_>, report: &mut Re
         }
         goes
     });
-    if draft.settings.one_packet && draft.protocol != Protocol::Udp {
+    if draft.settings.one_packet && draft.protocol() != Protocol::Udp {
         draft.settings.one_packet = false;
         report.warn(&block.place, "ops: not translated: it is for UDP only");
     }
 
-    let mut ids = targets(block, &draft, groups, report);
-    if draft.settings.persistence.is_none() {
-        ids.retain(|id| {
-            let has_port = id.address().is_none_or(|address| address.port() != 0);
-            if !has_port {
-                report.warn(&block.place, format!("service {id} is left out: without a port it must be persistent"));
-            }
-            has_port
-        });
+    let ids = targets(block, &draft, groups, report);
+    let addresses = || ids.iter().filter_map(|id| id.address());
+    if draft.protocol.is_none() && addresses().next().is_some() {
+        report.warn(&block.place, "no protocol is written: UDP is taken, as keepalived does");
+    }
+    if draft.settings.persistence.is_none() && addresses().any(|address| address.port() == 0) {
+        persistent(&mut draft.settings);
+        report.warn(
+            &block.place,
+            "services without a port must be persistent: as in keepalived, they are for 360 seconds",
+        );
     }
     let mut services = Vec::new();
     for (index, &id) in ids.iter().enumerate() {
         // The servers of a group's services are the same: what is wrong with them is said once.
         let mut silent = Report::default();
         let report = if index == 0 { &mut *report } else { &mut silent };
-        services.push(service(block, id, &draft, &inherited, report));
+        let service = service(block, id, &draft, &inherited, report);
+        if service.servers.is_empty() {
+            report.warn(&block.place, format!("service {id} has no servers, and is left out as by keepalived"));
+        } else {
+            services.push(service);
+        }
     }
     services
 }
@@ -109,16 +123,22 @@ fn service(block: &Block, id: ServiceId, draft: &Draft, inherited: &Inherited, r
     if any_fullnat && local_addresses.is_empty() {
         report.warn(&block.place, format!("service {id} has FNAT servers: add local_addresses, or a laddr_group_name"));
     }
-    if settings.client_address.is_none()
-        && !members.is_empty()
-        && members.iter().all(|member| is_fullnat(member.server.mode))
-        && id.protocol() == Some(Protocol::Tcp)
-    {
-        // What DPVS does with all of them.
-        settings.client_address = Some(ClientAddress::Toa);
+    let all_fullnat = !members.is_empty() && members.iter().all(|member| is_fullnat(member.server.mode));
+    if all_fullnat && settings.client_address.is_none() {
+        // Unless a service has the PROXY protocol, DPVS has TOA "always on" and UOA "global, default on": the table of
+        // configuration switches in doc/client-address-conservation-in-fullnat.md of github.com/iqiyi/dpvs.
+        match id.protocol() {
+            Some(Protocol::Tcp) => settings.client_address = Some(ClientAddress::Toa),
+            Some(Protocol::Udp) => {
+                let why = "UOA, by which DPVS tells UDP servers the client's address, is not translated: if they can read it, use client_address = \"proxy-v2\"";
+                report.warn(&block.place, format!("service {id}: {why}"));
+            }
+            _ => {}
+        }
     }
     settings.sorry_server = draft.sorry.and_then(|sorry| sorry_server(block, id, sorry, draft, inherited, report));
     let mut health = draft.health.clone();
+    limit_quorum(block, &members, &mut health, report);
     if inherited.timing.alpha || members.iter().any(|member| member.alpha) {
         health.initially = Initially::Down;
     }
@@ -126,6 +146,22 @@ fn service(block: &Block, id: ServiceId, draft: &Draft, inherited: &Inherited, r
     let is_needed = health != Health::default();
     settings.health = is_needed.then(|| Box::new(health));
     Service { id, settings, local_addresses, servers }
+}
+
+/// As in keepalived, a quorum is at most what all servers have together, and a hysteresis less than the quorum.
+fn limit_quorum(block: &Block, members: &[Member], health: &mut Health, report: &mut Report) {
+    let most = members.iter().fold(0_u32, |sum, member| sum.saturating_add(member.server.weight)).max(1);
+    if health.quorum > most {
+        report
+            .warn(&block.place, format!("quorum {}: all servers have {most} together, which is taken", health.quorum));
+        health.quorum = most;
+    }
+    let most = health.quorum.saturating_sub(1);
+    if health.hysteresis > most {
+        let before = health.hysteresis;
+        report.warn(&block.place, format!("hysteresis {before}: it must be less than the quorum; {most} is taken"));
+        health.hysteresis = most;
+    }
 }
 
 fn sorry_server(
@@ -206,7 +242,7 @@ fn targets_of(member: &Block, draft: &Draft, family: impl Fn() -> Family, report
 }
 
 fn address_id(draft: &Draft, address: IpAddr, port: u16) -> ServiceId {
-    ServiceId::Address { protocol: draft.protocol, address: SocketAddr::new(address, port) }
+    ServiceId::Address { protocol: draft.protocol(), address: SocketAddr::new(address, port) }
 }
 
 /// An address and perhaps a port.
@@ -242,8 +278,8 @@ fn setting(block: &Block, groups: &Groups<'_>, draft: &mut Draft, inherited: &mu
             }
         }
         "protocol" => match Protocol::named(&word.to_lowercase()) {
-            Some(protocol) => draft.protocol = protocol,
-            None => untranslated(report, block, "there is no such protocol; TCP is taken"),
+            Some(protocol) => draft.protocol = Some(protocol),
+            None => untranslated(report, block, "there is no such protocol; UDP is taken"),
         },
         "ops" => settings.one_packet = true,
         "persistence_timeout" => match (word, word.parse::<u32>()) {
@@ -274,6 +310,16 @@ fn setting(block: &Block, groups: &Groups<'_>, draft: &mut Draft, inherited: &mu
         },
         "proxy_protocol" if word == "v1" => settings.client_address = Some(ClientAddress::ProxyV1),
         "proxy_protocol" if word == "v2" => settings.client_address = Some(ClientAddress::ProxyV2),
+        "proxy_protocol" if word == "v1-insecure" || word == "v2-insecure" => {
+            let version = if word.starts_with("v1") { ClientAddress::ProxyV1 } else { ClientAddress::ProxyV2 };
+            settings.client_address = Some(version);
+            untranslated(
+                report,
+                block,
+                "headers that clients send themselves stay behind dpvsd's, which says the client's address",
+            );
+        }
+        "proxy_protocol" if word == "disable" => {}
         "laddr_group_name" => match groups.local_addresses.get(word) {
             Some(addresses) => draft.local_addresses.clone_from(addresses),
             None => untranslated(report, block, "there is no local_address_group of that name"),
