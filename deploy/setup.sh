@@ -8,8 +8,8 @@ readonly rust=1.95
 readonly hugepages=256
 
 build_packages=(build-essential ca-certificates clang curl iproute2 libclang-dev libdpdk-dev pkg-config)
-test_packages=(apache2-utils arping dnsutils dpdk dpdk-dev ethtool iperf3 iptables iputils-ping ipvsadm jq kmod ldirectord lftp
-    libnet-inet6glue-perl netcat-openbsd nginx-light openssl procps prometheus python3-scapy python3-venv socat tcpdump
+test_packages=(apache2-utils arping dnsutils dpdk dpdk-dev ethtool iperf3 iptables iputils-ping ipvsadm jq keepalived kmod ldirectord lftp
+    libnet-inet6glue-perl netcat-openbsd nginx-light openssl opensmtpd procps prometheus python3-scapy python3-venv socat tcpdump
     tftpd-hpa tshark unbound user-mode-linux valgrind vsftpd)
 
 fail() {
@@ -37,14 +37,16 @@ install_packages() {
     echo "setup: installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # nginx, tftpd, unbound and vsftpd are for the lab's namespaces: do not start them on the machine itself.
+    # nginx, tftpd, unbound, ... are for the lab's namespaces: do not start them on the machine itself.
     local policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod +x "$policy"
         trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     fi
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    # Nothing of the machine makes room: OpenSMTPD would take the place of another mail server.
+    apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" >/dev/null ||
+        fail "not installed: ${missing[*]}. If they would replace something (opensmtpd another mail server), use a container"
 }
 
 check_rust() {

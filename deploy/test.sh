@@ -45,7 +45,8 @@ remains() {
     for exe in /proc/[0-9]*/exe; do
         path=$(readlink "$exe" 2>/dev/null) || continue
         case $path in
-            */dpvsd | */lab-decap | */lab-probe | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3 | */vsftpd | */in.tftpd | */prometheus)
+            */dpvsd | */lab-decap | */lab-probe | */linux.uml | */dpdk-testpmd | */nginx | */unbound | */iperf3 | */vsftpd | */in.tftpd | */smtpd | \
+                */keepalived | */prometheus)
                 exe=${exe#/proc/}
                 in_use "$(ip netns identify "${exe%/exe}" 2>/dev/null)" || echo "process ${exe%/exe}: $path"
                 ;;

@@ -7,8 +7,8 @@ serve() {
     [ $# -gt 0 ] || set -- http dns iperf
     for what; do
         case $what in
-            http | dns | iperf | ftp | tftp | tunnel) ;;
-            *) fail "'$what' cannot be served: http, dns, iperf, ftp, tftp or tunnel" ;;
+            http | dns | smtp | iperf | ftp | tftp | tunnel) ;;
+            *) fail "'$what' cannot be served: http, dns, smtp, iperf, ftp, tftp or tunnel" ;;
         esac
         for ((n = 1; n <= servers; n++)); do
             mkdir -p "$dir/s$n"
@@ -107,6 +107,41 @@ END
 
 ready_dns() {
     listens "$1" -u 53
+}
+
+# OpenSMTPD: takes mail for nobody@..., which it puts into smtpd/run/mail/new; on port 2525 it greets with an error, on 2526 it takes no HELO.
+serve_smtp() {
+    local own=$dir/$1/smtpd
+    mkdir -p "$own/run" "$own/spool"
+    mkdir -p -m 1777 "$own/run/mail"
+    cat >"$own/run/smtpd.conf" <<END
+filter closed phase connect match src { 0.0.0.0/0, ::/0 } disconnect "554 no mail here"
+filter silent phase helo match src { 0.0.0.0/0, ::/0 } reject "550 not you"
+listen on 0.0.0.0 port 25 hostname $1
+listen on 0.0.0.0 port 2525 hostname $1 filter closed
+listen on 0.0.0.0 port 2526 hostname $1 filter silent
+listen on ::0 port 25 hostname $1
+action keep maildir "/run/mail"
+match from any for any action keep
+END
+    # Its socket, its spool and the list of name servers, which it asks for every client's name, have fixed places. Without
+    # such a list it asks this host, where nobody listens.
+    cat >"$own/start" <<END
+mount --bind "$own/spool" /var/spool
+mount --bind "$own/run" /run
+names=\$(readlink -m /etc/resolv.conf)
+mkdir -p "\${names%/*}"
+: >/run/none
+[ -e "\$names" ] || : >"\$names"
+mount --bind /run/none "\$names"
+exec smtpd -d -f /run/smtpd.conf
+END
+    background "$1" "$dir/$1/smtpd.log" sh -eu "$own/start"
+    echo "$last_pid" >"$dir/$1/smtpd.pid"
+}
+
+ready_smtp() {
+    listens "$1" -t 25
 }
 
 serve_iperf() {

@@ -136,6 +136,16 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// The program that serves this.
+fn daemon(what: &str) -> &'static str {
+    match what {
+        "http" => "nginx",
+        "dns" => "unbound",
+        "smtp" => "smtpd",
+        _ => panic!("{what} is not killed and revived"),
+    }
+}
+
 /// A topology with its hosts; dropping it removes everything, whatever became of the test.
 #[derive(Debug)]
 pub struct Lab {
@@ -199,7 +209,7 @@ impl Lab {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Starts `http`, `dns`, `iperf`, `ftp` or `tunnel` on every server.
+    /// Starts `http`, `dns`, `smtp`, `iperf`, `ftp`, `tftp` or `tunnel` on every server.
     pub fn serve(&self, what: &[&str]) {
         self.script(&[&["serve", &self.name], what].concat());
     }
@@ -320,6 +330,31 @@ impl Lab {
         let what = format!("{host}: {}", command.join(" "));
         let child = process.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
         Background { child: Some(child), what }
+    }
+
+    /// Kills `http`, `dns` or `smtp` on a server, as a crash would.
+    pub fn kill(&self, host: &str, what: &str) {
+        let pid = self.directory().join(host).join(format!("{}.pid", daemon(what)));
+        self.shell(host, &format!("pid=$(cat {}); kill -9 $pid $(pgrep -P $pid)", pid.display()));
+    }
+
+    /// Starts it again.
+    pub fn revive(&self, host: &str, what: &str) -> Background {
+        let directory = self.directory().join(host);
+        let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
+        let background = match daemon(what) {
+            "nginx" => {
+                let (log, config) = (path("error.log"), path("nginx.conf"));
+                self.spawn(host, &["nginx", "-e", &log, "-c", &config, "-g", "daemon off;"])
+            }
+            "unbound" => self.spawn(host, &["unbound", "-d", "-c", &path("unbound.conf")]),
+            _ => self.spawn(host, &["sh", "-eu", &path("smtpd/start")]),
+        };
+        if what == "smtp" {
+            let pid = background.child.as_ref().map_or(0, Child::id);
+            std::fs::write(directory.join("smtpd.pid"), pid.to_string()).expect("the lab's directory is ours");
+        }
+        background
     }
 
     /// Requests that the web server of `host` has logged: the lines of its access log.

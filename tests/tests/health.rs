@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dpvs_e2e::lab::Background;
 use dpvs_e2e::traffic::who_answers;
 use dpvs_e2e::{Config, Lab, Topology, eventually};
 
@@ -37,17 +36,6 @@ fn expect(lab: &Lab, service: &str, expected: &str, limit: Duration) -> Duration
         assert!(began.elapsed() < limit, "{service}: '{found}', not '{expected}' within {limit:?}\n{}", status());
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn stop(lab: &Lab, host: &str, server: &str) {
-    let pid = lab.directory().join(host).join(format!("{server}.pid"));
-    lab.shell(host, &format!("kill -9 $(cat {0}) $(pgrep -P $(cat {0}))", pid.display()));
-}
-
-fn start_nginx(lab: &Lab, host: &str) -> Background {
-    let directory = lab.directory().join(host);
-    let [log, config] = ["error.log", "nginx.conf"].map(|file| directory.join(file).to_string_lossy().into_owned());
-    lab.spawn(host, &["nginx", "-e", &log, "-c", &config, "-g", "daemon off;"])
 }
 
 /// A service with NAT servers 198.51.100.21 to .23.
@@ -104,7 +92,7 @@ fn a_server_that_dies_under_load_leaves_and_comes_back_slowly() {
     );
     std::thread::sleep(Duration::from_millis(300));
     let began = Instant::now();
-    stop(&lab, "s1", "nginx");
+    lab.kill("s1", "http");
     expect(&lab, "-t 192.0.2.100:80", "22=1 23=1", INTERVAL * FALL + SLACK);
     println!("out after {:?}", began.elapsed());
     assert_eq!(share_of_first(&lab, 20), 0);
@@ -113,7 +101,7 @@ fn a_server_that_dies_under_load_leaves_and_comes_back_slowly() {
     let shown = lab.ctl("services show tcp/192.0.2.100:80");
     assert!(shown.contains("1 (out)") && shown.contains("connect: Connection refused"), "{shown}");
 
-    let _revived = start_nginx(&lab, "s1");
+    let _revived = lab.revive("s1", "http");
     expect(&lab, "-t 192.0.2.100:80", "21=1 22=1 23=1", INTERVAL * 2 + SLACK);
     let (early, began) = (share_of_first(&lab, 40), Instant::now());
     println!("of 40 requests at first, {early} went to the revived server");
@@ -122,7 +110,7 @@ fn a_server_that_dies_under_load_leaves_and_comes_back_slowly() {
     assert_eq!(share_of_first(&lab, 30), 10);
 
     for host in ["s1", "s2"] {
-        stop(&lab, host, "nginx");
+        lab.kill(host, "http");
     }
     expect(&lab, "-t 192.0.2.100:80", "23=1", INTERVAL * FALL + SLACK);
     assert_eq!(who_answers(&lab, "c1", VIP), "s3");
@@ -165,10 +153,10 @@ fn every_kind_of_check_finds_what_is_there() {
     let up = "quorum-up udp/192.0.2.100:53\n";
     eventually("the quorum's program", limit, || read(&log) == up);
 
-    stop(&lab, "s2", "unbound");
+    lab.kill("s2", "dns");
     expect(&lab, "-u 192.0.2.100:53", "21=1 23=1", limit);
     lab.run("lb", &["kill", "-HUP", &lab.director_pid()]);
-    stop(&lab, "s3", "unbound");
+    lab.kill("s3", "dns");
     expect(&lab, "-u 192.0.2.100:53", "21=1", limit);
     let rest = "server-down udp/192.0.2.100:53 198.51.100.22:53\nserver-down udp/192.0.2.100:53 198.51.100.23:53\n\
                 quorum-down udp/192.0.2.100:53\n";

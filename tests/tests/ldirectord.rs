@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dpvs_e2e::lab::{Background, program};
+use dpvs_e2e::lab::program;
 use dpvs_e2e::{Director, Lab, Topology};
 
 /// `negotiate` over IPv6 needs the Perl module Net::INET6Glue, which Debian's ldirectord does not depend on: without it,
@@ -93,18 +93,6 @@ fn expect(lab: &Lab, what: &str, expected: [&str; 3]) {
     }
 }
 
-fn stop_nginx(lab: &Lab, host: &str) {
-    let pid = lab.directory().join(host).join("nginx.pid");
-    lab.shell(host, &format!("kill $(cat {})", pid.display()));
-}
-
-fn start_nginx(lab: &Lab, host: &str) -> Background {
-    let directory = lab.directory().join(host);
-    let (log, config) = (directory.join("error.log"), directory.join("nginx.conf"));
-    let [log, config] = [log, config].map(|path| path.to_string_lossy().into_owned());
-    lab.spawn(host, &["nginx", "-e", &log, "-c", &config, "-g", "daemon off;"])
-}
-
 fn answers(lab: &Lab, url: &str) -> String {
     lab.run("c1", &["curl", "-sfg", "--max-time", "5", url]).trim().to_owned()
 }
@@ -125,17 +113,17 @@ fn a_killed_server_leaves_and_a_revived_one_returns() {
     let first = answers(&lab, "http://192.0.2.100/");
     assert!(["s1", "s2"].contains(&first.as_str()), "{first}");
 
-    stop_nginx(&lab, "s1");
+    lab.kill("s1", "http");
     expect(&lab, "s1 is gone", ["100 wrr 22=1", "101 rr 21=0 22=1", "100 wlc 22=1"]);
     for url in ["http://192.0.2.100/", "http://192.0.2.101/", "http://[2001:db8:1::100]/"] {
         assert_eq!(answers(&lab, url), "s2");
     }
 
-    stop_nginx(&lab, "s2");
+    lab.kill("s2", "http");
     expect(&lab, "the fallback server stands in", ["100 wrr 23=1", "101 rr 21=0 22=0", "100 wlc"]);
     assert_eq!(answers(&lab, "http://192.0.2.100/"), "s3");
 
-    let _revived = start_nginx(&lab, "s1");
+    let _revived = lab.revive("s1", "http");
     expect(&lab, "s1 is back", ["100 wrr 21=3", "101 rr 21=1 22=0", "100 wlc 21=1"]);
     assert_eq!(answers(&lab, "http://192.0.2.100/"), "s1");
     assert_eq!(answers(&lab, "http://[2001:db8:1::100]/"), "s1");
