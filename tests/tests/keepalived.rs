@@ -14,6 +14,8 @@ use dpvs_e2e::lab::{Background, program, source_tree, text};
 use dpvs_e2e::{Config, Director, Lab, Topology};
 
 const CONFIG: &str = include_str!("keepalived/checkers.conf");
+const NGINX: &str = include_str!("keepalived/nginx.conf");
+const UNBOUND: &str = include_str!("keepalived/unbound.conf");
 
 /// Lines of [`CONFIG`] that `dpvs-ctl import` warns about.
 const WARNINGS: [&str; 11] = [
@@ -32,7 +34,7 @@ const WARNINGS: [&str; 11] = [
 
 /// Time in which all verdicts are there, retries and all; Linux is slow in `deploy/ipvs-oracle`.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Time for which they stay: longer than any check takes until its next run.
+/// Time for which they stay, in which most checks run once more.
 const STAY: Duration = Duration::from_millis(1200);
 
 /// Services, and servers with their weights, as ipvsadm lists them.
@@ -133,68 +135,14 @@ impl Servers<'_> {
 
     /// Web and name server of a host.
     fn start(&self, host: &str) -> Vec<Background> {
-        let nginx = self.write(&format!("{host}.nginx.conf"), &self.nginx(host));
-        let unbound = self.write(&format!("{host}.unbound.conf"), &self.unbound());
-        let log = format!("{nginx}.log");
+        let ports: String = (8001..=8026).map(|port| format!("listen {port}; ")).collect();
+        let nginx = NGINX.replace("DIRECTORY", &self.directory.to_string_lossy()).replace("HOST", host);
+        let nginx = self.write(&format!("{host}.nginx.conf"), &nginx.replace("PORTS", &ports));
+        let unbound = self.write("unbound.conf", UNBOUND);
         vec![
-            self.lab.spawn(host, &["nginx", "-e", &log, "-c", &nginx, "-g", "daemon off;"]),
+            self.lab.spawn(host, &["nginx", "-e", &format!("{nginx}.log"), "-c", &nginx, "-g", "daemon off;"]),
             self.lab.spawn(host, &["unbound", "-d", "-c", &unbound]),
         ]
-    }
-
-    fn nginx(&self, host: &str) -> String {
-        let directory = self.directory.display();
-        let pages = format!(
-            "location = /page {{ return 200 \"page\\n\"; }}
-             location = /large {{ root {directory}; }}
-             location = /nothing {{ return 204; }}
-             location = /moved {{ return 302 http://www.example/; }}
-             location = /missing {{ return 404; }}
-             location = /new {{ if ($server_protocol = HTTP/1.0) {{ return 505; }} return 200 new; }}"
-        );
-        let ports: String = (8001..=8026).map(|port| format!("listen {port};\n")).collect();
-        format!(
-            "user root; worker_processes 1; pid {directory}/{host}.nginx.pid; error_log {directory}/{host}.error.log;
-             events {{ worker_connections 1024; }}
-             http {{
-                access_log off;
-                client_body_temp_path {directory}/{host}.body; proxy_temp_path {directory}/{host}.proxy;
-                fastcgi_temp_path {directory}/{host}.fastcgi; uwsgi_temp_path {directory}/{host}.uwsgi;
-                scgi_temp_path {directory}/{host}.scgi;
-                ssl_certificate {directory}/cert.pem; ssl_certificate_key {directory}/key.pem;
-                server {{ listen 80 default_server; listen [::]:80; {ports} {pages} location = / {{ return 421; }} }}
-                server {{ listen 80; listen 8020; listen 8021; server_name www.example; return 200 here; }}
-                server {{ listen 443 ssl; {pages} }}
-                server {{ listen 8443 ssl default_server; ssl_reject_handshake on; }}
-                server {{ listen 8443 ssl; server_name www.example; {pages} }}
-             }}"
-        )
-    }
-
-    fn unbound(&self) -> String {
-        "server:
-            chroot: \"\"
-            username: \"\"
-            pidfile: \"\"
-            use-syslog: no
-            do-daemonize: no
-            do-not-query-localhost: no
-            module-config: \"iterator\"
-            interface: 0.0.0.0
-            interface: ::0
-            interface-automatic: yes
-            access-control: 0.0.0.0/0 allow
-            access-control: ::/0 allow
-            local-zone: \"test.\" static
-            local-data: 'name.test. 0 IN TXT \"x\"'
-            local-data: 'name.test. 0 IN A 192.0.2.1'
-            local-zone: \"refused.\" refuse
-         forward-zone:
-            name: \"broken.\"
-            forward-addr: 127.0.0.1@1
-         remote-control:
-            control-enable: no\n"
-            .to_owned()
     }
 }
 
