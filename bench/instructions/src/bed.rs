@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use crossbeam::queue::ArrayQueue;
 use dataplane::conn::Tick;
+use dataplane::conn_log::ConnLogConfig;
 use dataplane::counters::WorkerCounters;
 use dataplane::fib::{Fib, NextHop, PortInfo, Route};
 use dataplane::packet::BURST;
@@ -22,6 +24,8 @@ use crate::wire::Wire;
 /// Connections that a worker has room for, in each family.
 const CONNECTIONS: usize = 1 << 16;
 const SERVERS: u8 = 4;
+/// Entries of a log that nobody reads: more than any scenario makes.
+const LOG_EVENTS: usize = 1 << 16;
 const VPORT: u16 = 80;
 const DPORT: u16 = 8080;
 
@@ -33,6 +37,8 @@ pub struct Config {
     pub protocol: Protocol,
     pub workers: usize,
     pub client_address: Option<ClientAddress>,
+    /// Connections are logged; if so, whether with their packets and bytes.
+    pub log: Option<bool>,
 }
 
 /// The director and the wires to it.
@@ -102,7 +108,12 @@ impl Bed {
             idle: Idle::Poll,
             rss: Rss::software(config.workers),
         };
-        let workers = worker::build(wires.clone(), &shared, &workers);
+        let mut workers = worker::build(wires.clone(), &shared, &workers);
+        if let Some(traffic) = config.log {
+            let events = Arc::new(ArrayQueue::new(LOG_EVENTS));
+            let log = ConnLogConfig { events, rate: 0, traffic };
+            workers.iter_mut().for_each(|worker| worker.log_connections(log.clone()));
+        }
         Self { shared, now: Tick(1), config, workers, wires, _publisher: publisher }
     }
 

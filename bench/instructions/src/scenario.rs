@@ -51,7 +51,7 @@ pub fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     let mut add = |kind, mode, is_v6, protocol| {
         let workers = if kind == Kind::Steered { 2 } else { 1 };
-        all.push(Scenario { config: Config { mode, is_v6, protocol, workers, client_address: None }, kind });
+        all.push(Scenario { config: Config { mode, is_v6, protocol, workers, client_address: None, log: None }, kind });
     };
     for is_v6 in [false, true] {
         for protocol in [Protocol::UDP, Protocol::TCP] {
@@ -73,8 +73,14 @@ pub fn all() -> Vec<Scenario> {
     for is_v6 in [false, true] {
         for (kind, protocol) in [(Kind::In, Protocol::TCP), (Kind::Out, Protocol::TCP), (Kind::In, Protocol::UDP)] {
             let client_address = Some(ClientAddress::Proxy(Version::V2));
-            all.push(Scenario { config: Config { mode: FullNat, is_v6, protocol, workers: 1, client_address }, kind });
+            let config = Config { mode: FullNat, is_v6, protocol, workers: 1, client_address, log: None };
+            all.push(Scenario { config, kind });
         }
+    }
+    for (kind, traffic) in [(Kind::New, false), (Kind::New, true), (Kind::In, true), (Kind::Out, true)] {
+        let (protocol, log) = (Protocol::TCP, Some(traffic));
+        let config = Config { mode: FullNat, is_v6: false, protocol, workers: 1, client_address: None, log };
+        all.push(Scenario { config, kind });
     }
     all
 }
@@ -101,7 +107,12 @@ impl Scenario {
         let family = if is_v6 { "IPv6" } else { "IPv4" };
         let protocol = if protocol == Protocol::TCP { "TCP" } else { "UDP" };
         let proxy = if self.config.client_address.is_some() { " PROXY" } else { "" };
-        format!("{mode} {family} {protocol}{proxy} {kind}")
+        let log = match self.config.log {
+            None => "",
+            Some(false) => " logged",
+            Some(true) => " logged with traffic",
+        };
+        format!("{mode} {family} {protocol}{proxy}{log} {kind}")
     }
 
     /// Runs it and returns how many packets, or connections that ended, were counted.
