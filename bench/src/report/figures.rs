@@ -106,6 +106,15 @@ impl Parts {
         Ok(Figure { remark: Some(remark), ..of(listing).scaled(100.0).into() })
     }
 
+    /// By how many per cent forwarding is slower beside health checks.
+    pub fn checking(&self) -> Found {
+        let scenarios = &self.synthetic()?.scenarios;
+        let checking = scenarios.checks.iter().max_by_key(|checking| checking.checks);
+        let checking = checking.ok_or_else(|| reason(scenarios.notes.iter().chain(&scenarios.failures), "checks"))?;
+        let remark = format!("{} TCP checks, {:.0} runs/s", count(checking.checks), checking.runs_per_s);
+        Ok(Figure { remark: Some(remark), ..checking.slowdown.scaled(100.0).into() })
+    }
+
     /// Packets that were lost while the configuration was replaced.
     pub fn lost_by_replacement(&self) -> Found {
         let scenarios = &self.synthetic()?.scenarios;

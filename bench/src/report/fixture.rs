@@ -3,7 +3,7 @@
 use super::Parts;
 use crate::facts::Facts;
 use crate::stats::Spread;
-use crate::synthetic::{Connections, Listing, Measured, Memory, Replacement, Scaling, Scenarios, Synthetic};
+use crate::synthetic::{Checking, Connections, Listing, Measured, Memory, Replacement, Scaling, Scenarios, Synthetic};
 use crate::wire::result::{Latency, Program, Rate, Verification, WireResults, Wiring, Workload};
 
 /// Values about a median, in five rounds.
@@ -124,6 +124,20 @@ fn listing() -> Listing {
     }
 }
 
+fn checking() -> Checking {
+    Checking {
+        family: "IPv4".to_owned(),
+        flows: 100_000,
+        checks: 5_000,
+        interval_s: 5.0,
+        control_cpu: 0,
+        undisturbed: spread(20.0),
+        slowdown: spread(0.01),
+        runs_per_s: 999.0,
+        verified: 1_000,
+    }
+}
+
 fn replacement() -> Replacement {
     Replacement {
         family: "IPv4".to_owned(),
@@ -188,6 +202,7 @@ pub fn parts() -> Parts {
             memory: Memory { per_connection_v4: 85.3, per_connection_v6: 149.3, ten_million_v4: 853_000_000 },
             scenarios: Scenarios {
                 listings: vec![listing()],
+                checks: vec![checking()],
                 replacements: vec![replacement()],
                 workers: [100_000, 1_000_000].map(scaling).to_vec(),
                 ..Scenarios::default()

@@ -160,6 +160,14 @@ const ROWS: &[Row] = &[
         figure: |parts, _| parts.listing(|listing| listing.count_slowdown),
     },
     Row {
+        title: "slowdown beside 5,000 health checks in 5 s, FULLNAT IPv4 UDP",
+        because: "checks run on the control thread's core",
+        bound: AtMost,
+        unit: " %",
+        goals: &[(0, 2.0)],
+        figure: |parts, _| parts.checking(),
+    },
+    Row {
         title: "rate with 10k services of 10 servers to that with one service, FULLNAT IPv4 UDP",
         because: "services are looked up for new connections only",
         bound: AtLeast,

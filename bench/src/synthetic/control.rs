@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use control::core::{Core, CoreHandle, DeviceCounters, Devices, Facts, Parts};
+use control::health::Engine;
 use core_affinity::CoreId;
 use dataplane::snapshot::HelperPorts;
 use dpvs_api::{ForwardMode, LocalPorts, Operation, Protocol, Scheduler, Server, Service, ServiceId, ServiceSettings};
@@ -88,6 +89,7 @@ impl<T: Send + 'static> Control<T> {
             core_affinity::set_for_current(CoreId { id: cpu });
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (mut core, handle) = Core::new(parts);
+            core.start_checks(Engine::start()?);
             // The core ends when the client has dropped its handle.
             let ((), outcome) = runtime.block_on(async { tokio::join!(core.run(), client(handle, its_switch)) });
             drop(fibs);

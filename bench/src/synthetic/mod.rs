@@ -1,5 +1,6 @@
 //! Measures the packet path on one core: packets come from a synthetic source in the worker's own loop.
 
+mod checks;
 mod churn;
 mod connect;
 mod control;
@@ -26,6 +27,8 @@ use dataplane::conn::{ConnTable, Tick};
 use dpdk::{Eal, Mempool, PoolConfig};
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub use self::checks::Checking;
 pub use self::connect::Connections;
 use self::director::Program;
 pub use self::listing::Listing;
@@ -87,7 +90,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1 << 20)]
     capacity: usize,
     /// Only cases whose name has all of these words, such as "FULLNAT IPv4 1k"; "connections": only new connections;
-    /// "workers", "fill", "churn", "lives", "listing" or "replace": only that scenario
+    /// "workers", "fill", "churn", "lives", "listing", "checks" or "replace": only that scenario
     #[arg(long)]
     only: Option<String>,
     /// Instead of measuring run the director alone for so many seconds on every case and way, to be profiled

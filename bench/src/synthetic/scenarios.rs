@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::checks::{self, Checking};
 use super::churn::{self, Churn};
 use super::fill::{self, Fill};
 use super::listing::{self, Listing};
@@ -14,7 +15,7 @@ use super::scenario::Bench;
 use super::workers::{self, Scaling};
 
 /// What each is called on the command line.
-pub const NAMES: [&str; 6] = ["workers", "fill", "churn", "lives", "listing", "replace"];
+pub const NAMES: [&str; 7] = ["workers", "fill", "churn", "lives", "listing", "checks", "replace"];
 
 /// What was measured.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -34,13 +35,15 @@ pub struct Scenarios {
     pub lives: Vec<Lives>,
     /// Listing and counting connections.
     pub listings: Vec<Listing>,
+    /// Health checks.
+    pub checks: Vec<Checking>,
     /// Replacing the configuration.
     pub replacements: Vec<Replacement>,
 }
 
 /// About how many seconds they take.
 pub fn seconds(full: bool, rounds: usize) -> f64 {
-    rounds as f64 * if full { 50.0 } else { 8.0 }
+    rounds as f64 * if full { 53.0 } else { 11.0 }
 }
 
 impl Scenarios {
@@ -52,6 +55,7 @@ impl Scenarios {
         lines.extend(self.churns.iter().map(Churn::line));
         lines.extend(self.lives.iter().map(Lives::line));
         lines.extend(self.listings.iter().map(Listing::line));
+        lines.extend(self.checks.iter().map(Checking::line));
         lines.extend(self.replacements.iter().map(Replacement::line));
         lines
     }
@@ -114,9 +118,9 @@ pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Scen
         }
     }
     let has_control_cpu = bench.cpus.len() > 1;
-    if !has_control_cpu && (is_wanted("listing") || is_wanted("replace")) {
-        let note = "Listing connections and replacing the configuration were not measured: there is 1 CPU, and worker and \
-                    control thread need one each.";
+    if !has_control_cpu && (is_wanted("listing") || is_wanted("checks") || is_wanted("replace")) {
+        let note = "Listing connections, health checks and replacing the configuration were not measured: there is 1 CPU, and \
+                    worker and control thread need one each.";
         println!("{note}");
         scenarios.notes.push(note.to_owned());
     }
@@ -126,6 +130,13 @@ pub fn run(bench: &Bench, full: bool, rounds: usize, only: Option<&str>) -> Scen
         if let Some(listing) = scenarios.or_failure("Listing connections", listing) {
             println!("{}", listing.line());
             scenarios.listings.push(listing);
+        }
+    }
+    if has_control_cpu && is_wanted("checks") {
+        let checking = checks::measure::<Ipv4Addr>(bench, 100_000, rounds);
+        if let Some(checking) = scenarios.or_failure("Health checks", checking) {
+            println!("{}", checking.line());
+            scenarios.checks.push(checking);
         }
     }
     if has_control_cpu && is_wanted("replace") {
