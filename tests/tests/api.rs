@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dpvs_e2e::lab::{program, source_tree, text};
+use dpvs_e2e::lab::{Background, program, source_tree, text};
 use dpvs_e2e::{Config, Director, Family, Lab, Topology, eventually};
 use serde_json::Value;
 
@@ -118,11 +118,13 @@ fn events_name_their_author() {
     assert_eq!(text.lines().count(), 1, "{text}");
 }
 
-/// 10,000 services with 10 servers each come in one request, and keep others waiting for less than half a second.
+/// 10,000 services with 10 servers each come in one request, and keep others waiting for less than half a second; so do their
+/// metrics.
 #[test]
 fn ten_thousand_services_in_one_batch() {
     let lab = Lab::with_hosts(Topology::OneArm, 1, 1);
-    lab.start(Director::dpvsd(1));
+    let config = Config::of(&lab, 1, |base| base + "\n[metrics]\nservices = 'all'\nservers = 'all'\n");
+    lab.start_with(&config.path());
     let mut batch = String::from("[");
     for service in 0..10_000 {
         let comma = if service == 0 { "" } else { "," };
@@ -141,23 +143,40 @@ fn ten_thousand_services_in_one_batch() {
     std::fs::write(&file, batch).expect("the lab's directory can be written to");
     let socket = lab.directory().join("lb/dpvsd.sock").display().to_string();
     let ctl = program("dpvs-ctl").display().to_string();
+    // Meanwhile, others ask. One curl asks again and again, so that the start of programs does not count.
+    let others = |seconds: usize| {
+        let urls = "http://dpvsd/v1/timeouts ".repeat(200 * seconds);
+        let asks = format!(
+            "timeout 20 curl -sS --unix-socket {socket} -o /dev/null -w '%{{time_total}}\\n' --rate 200/s {urls} || true"
+        );
+        lab.spawn("lb", &["bash", "-c", &asks])
+    };
+    let slowest = |asked: Background| {
+        let times = text(&asked.finish(Duration::from_secs(30)));
+        times.lines().filter_map(|line| line.parse::<f64>().ok()).fold(0.0, f64::max)
+    };
     let begun = Instant::now();
     let applies = lab.spawn("lb", &[&ctl, "--socket", &socket, "apply-batch", &file.display().to_string()]);
-    // Meanwhile, others ask. One curl asks again and again, so that the start of programs does not count.
-    let urls = "http://dpvsd/v1/timeouts ".repeat(3000);
-    let asks = format!(
-        "timeout 20 curl -sS --unix-socket {socket} -o /dev/null -w '%{{time_total}}\\n' --rate 200/s {urls} || true"
-    );
-    let asked = lab.spawn("lb", &["bash", "-c", &asks]);
+    let asked = others(4);
     let output = applies.finish(Duration::from_secs(30));
     let took = begun.elapsed();
     assert!(output.status.success(), "{}", text(&output));
     drop(file);
-    let times = text(&asked.finish(Duration::from_secs(30)));
-    let slowest = times.lines().filter_map(|line| line.parse::<f64>().ok()).fold(0.0, f64::max);
-    println!("the batch took {took:?}; others waited up to {slowest} s");
+    let waited = slowest(asked);
+    println!("the batch took {took:?}; others waited up to {waited} s");
     assert!(took < Duration::from_secs(10), "{took:?}");
-    assert!(slowest < 0.5, "others waited {slowest} s");
+    assert!(waited < 0.5, "others waited {waited} s");
+
+    let asked = others(2);
+    let begun = Instant::now();
+    let scrape = format!("curl -sSf --unix-socket {socket} http://d/metrics | grep -c '^dpvs_server_weight{{'");
+    assert_eq!(lab.shell("lb", &scrape).trim(), "100000");
+    let took = begun.elapsed();
+    let waited = slowest(asked);
+    println!("the metrics of 100,000 servers took {took:?}; others waited up to {waited} s");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(waited < 0.5, "others waited {waited} s");
+
     let listed: Value = serde_json::from_str(&lab.ctl("--json services list")).expect("JSON");
     assert_eq!(listed.as_array().map(Vec::len), Some(10_000));
     // The same once more in pages that do not divide the whole.
