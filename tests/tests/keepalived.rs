@@ -17,6 +17,15 @@ const CONFIG: &str = include_str!("keepalived/checkers.conf");
 const NGINX: &str = include_str!("keepalived/nginx.conf");
 const UNBOUND: &str = include_str!("keepalived/unbound.conf");
 
+/// Answers "ab", whatever it is asked.
+const ANSWERS: &str = "
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('0.0.0.0', 9002))
+while True:
+    server.sendto(b'ab', server.recvfrom(99)[1])
+";
+
 /// Lines of [`CONFIG`] that `dpvs-ctl import` warns about.
 const WARNINGS: [&str; 11] = [
     "router_id lab",
@@ -35,7 +44,7 @@ const WARNINGS: [&str; 11] = [
 /// Time in which all verdicts are there, retries and all; Linux is slow in `deploy/ipvs-oracle`.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Time for which they stay, in which most checks run once more.
-const STAY: Duration = Duration::from_millis(1200);
+const STAY: Duration = Duration::from_millis(1000);
 
 /// Services, and servers with their weights, as ipvsadm lists them.
 fn listed(lab: &Lab) -> BTreeSet<String> {
@@ -183,7 +192,7 @@ fn verdicts_are_those_of_keepalived() {
     let _second = servers.start("s2");
     let _others = [
         lab.spawn("s2", &["socat", "-u", "TCP-LISTEN:9001,fork,reuseaddr", "OPEN:/dev/null,append"]),
-        lab.spawn("s2", &["socat", "UDP-RECVFROM:9002,fork", "SYSTEM:printf ab"]),
+        lab.spawn("s2", &["python3", "-c", ANSWERS]),
         lab.spawn("s2", &["socat", "-u", "UDP-RECV:9003", "OPEN:/dev/null,append"]),
     ];
 
