@@ -127,6 +127,17 @@ fn masked(bits: u128, len: u8) -> u128 {
     if len == 0 { 0 } else { bits & (u128::MAX << (128 - u32::from(len))) }
 }
 
+/// Place of an address among 256 bits.
+#[inline]
+fn end_of(addr: IpAddr) -> (usize, u64) {
+    let end = match addr {
+        IpAddr::V4(a) => u32::from(a),
+        IpAddr::V6(a) => u128::from(a) as u32,
+    };
+    let end = end ^ end >> 8;
+    ((end >> 6) as usize % 4, 1 << (end % 64))
+}
+
 /// The compiled forwarding information base.
 #[derive(Debug, Default)]
 pub struct Fib {
@@ -141,6 +152,8 @@ pub struct Fib {
     adjacencies: Vec<Adjacency>,
     by_next_hop: HashMap<(PortId, IpAddr, u16), AdjacencyId>,
     local: HashSet<IpAddr>,
+    /// A bit for each of them, by the end of the address: nearly all others are told from them without a hash.
+    local_ends: [u64; 4],
 }
 
 impl Fib {
@@ -160,6 +173,10 @@ impl Fib {
             local: local.into_iter().collect(),
             ..Self::default()
         };
+        for &addr in &fib.local {
+            let (word, bit) = end_of(addr);
+            fib.local_ends[word] |= bit;
+        }
         let mut mtus: HashMap<PortId, Vec<u16>> = HashMap::new();
         for (index, port) in fib.ports.iter().enumerate() {
             mtus.insert(PortId(index as u16), vec![port.mtu]);
@@ -263,8 +280,10 @@ impl Fib {
     }
 
     /// True when the director host itself has this address, on any interface.
+    #[inline]
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        self.local.contains(&addr)
+        let (word, bit) = end_of(addr);
+        self.local_ends[word] & bit != 0 && self.local.contains(&addr)
     }
 
     fn next_hop(&self, dst: IpAddr, flow: u32) -> Option<(&Route, NextHop)> {

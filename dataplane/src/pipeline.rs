@@ -312,6 +312,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
                 false => Verdict::Punt,
             };
         };
+        if snapshot.fib.is_local(job.ip.tuple.src.into()) {
+            // The director's own address, of a health check's packet that a server without the virtual address sent back by
+            // its default route: to schedule it would have another server answer (fib_validate_source in
+            // net/ipv4/fib_frontend.c).
+            return Verdict::Drop(DropReason::Martian);
+        }
         if sport == persistence::FTP_DATA {
             // A server's end of an FTP data connection is never a client (ip_vs_core.c, ip_vs_schedule).
             return Verdict::Punt;

@@ -268,3 +268,30 @@ fn nat_servers_are_told_of_packets_without_a_connection() {
         assert_eq!((director.receive(0, SERVERS, &reset).len(), director.punted().len()), (0, 1));
     }
 }
+
+#[test]
+fn health_checks_come_back_but_open_nothing() {
+    // A check asks a DR server at the virtual address, from an address of the director's, perhaps one that FULLNAT uses.
+    for family in FAMILIES {
+        for workers in [1, 3] {
+            for own in [own(family, SERVERS), local(family, 1)] {
+                let services = vec![
+                    service(1, family, Protocol::TCP, DirectRouting, &[1, 2]),
+                    service(2, family, Protocol::TCP, FullNat, &[1, 2]),
+                ];
+                let mut director = Director::new(Setup::workers(workers), services);
+                let check = SocketAddr::new(own, 40_000);
+                for worker in 0..workers {
+                    // The server's answer is the kernel's, wherever it comes.
+                    let sent = director.receive(worker, SERVERS, &tcp(virt(family, 1), check, Flags::SYN | Flags::ACK));
+                    assert_eq!((sent.len(), director.punted().len()), (0, 1));
+                    // A server without the virtual address may send the check back.
+                    let sent = director.receive(worker, SERVERS, &tcp(check, virt(family, 1), Flags::SYN));
+                    assert_eq!((sent.len(), director.punted().len()), (0, 0));
+                }
+                assert_eq!(director.drops(), [(DropReason::Martian, workers as u64)]);
+                assert_eq!(director.connections(), []);
+            }
+        }
+    }
+}
