@@ -5,7 +5,7 @@
 
 mod cross;
 mod opening;
-mod tunnel;
+pub mod tunnel;
 
 use proto::checksum::{Delta, Sum};
 use proto::icmp::ErrorFields;

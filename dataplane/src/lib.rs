@@ -19,7 +19,7 @@ pub mod fib;
 pub mod forward;
 mod fragment;
 pub mod helper;
-mod icmp;
+pub mod icmp;
 pub mod io;
 pub mod ip;
 mod ipsec;

@@ -60,6 +60,11 @@ impl SlowFrame {
         &self.bytes[..self.len]
     }
 
+    /// The frame, to be changed in place.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+
     /// Room for a frame; call [`set_len`](Self::set_len) once it is filled.
     pub fn space(&mut self) -> &mut [u8] {
         &mut self.bytes

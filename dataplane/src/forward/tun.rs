@@ -18,7 +18,7 @@ const GUE_SPORTS: (u16, u16) = (32768, 60999);
 
 /// A tunnel to a server, as a packet needs it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tunnel {
+pub struct Tunnel {
     src: IpAddr,
     dst: IpAddr,
     encapsulation: Encapsulation,
@@ -29,13 +29,13 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// The tunnel that packets of a connection go through, whose [way](crate::way::way_to_server) is known; `None` in the
     /// modes without. Connections through special ones, and those that may fragment, leave the fast lane.
-    pub fn of<A: Ip>(conn: &mut Conn<A>, snapshot: &Snapshot) -> Option<Self> {
+    pub(crate) fn of<A: Ip>(conn: &mut Conn<A>, snapshot: &Snapshot) -> Option<Self> {
         if conn.mode != ForwardMode::Tunnel {
             return None;
         }
         let (src, dst) = (conn.laddr.into(), conn.daddr.into());
         let special = snapshot.services.tunnel(conn.server);
-        let may_fragment = snapshot.settings.fragment_tunnels && A::FAMILY == Family::V4;
+        let may_fragment = may_fragment::<A>(snapshot);
         if special.is_some() || may_fragment {
             conn.flags.insert(ConnFlags::LONG_WAY);
         }
@@ -50,8 +50,14 @@ impl Tunnel {
         Some(Self { src: src?, dst: special.server, encapsulation: special.encapsulation, may_fragment })
     }
 
+    /// The tunnel to `server` for packets of family `A` that belong to no connection; `None` without a route there.
+    pub fn to<A: Ip>(server: IpAddr, encapsulation: Encapsulation, snapshot: &Snapshot) -> Option<Self> {
+        let src = snapshot.fib.source_for_ip(server)?;
+        Some(Self { src, dst: server, encapsulation, may_fragment: may_fragment::<A>(snapshot) })
+    }
+
     /// What a tunnel, if there is one, puts in front of a packet.
-    pub fn overhead(tunnel: &Option<Self>) -> Overhead {
+    pub(crate) fn overhead(tunnel: &Option<Self>) -> Overhead {
         let Some(tunnel) = tunnel else { return Overhead::default() };
         let outer = match tunnel.dst {
             IpAddr::V4(_) => Ipv4Addr::HEADER_LEN,
@@ -72,6 +78,11 @@ impl Tunnel {
         }
         wrapped
     }
+}
+
+/// Whether tunnel packets around those of family `A` may be fragmented though those must not be.
+fn may_fragment<A: Ip>(snapshot: &Snapshot) -> bool {
+    snapshot.settings.fragment_tunnels && A::FAMILY == Family::V4
 }
 
 /// Takes "don't fragment" out of an IPv4 header.

@@ -1,10 +1,11 @@
 //! Errors about tunnel packets become errors about the clients' packets in them (ip_vs_core.c, ip_vs_in_icmp).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use proto::ethernet::EtherType;
 use proto::icmp::ErrorFields;
-use proto::{Family, Protocol, gre, gue, icmp, icmpv6, udp};
+use proto::{Family, Protocol, Tuple, gre, gue, icmp, icmpv6, udp};
 
 use super::{IcmpError, Quote, checksum_is_right, count, emit, quote};
 use crate::conn::Side;
@@ -24,8 +25,21 @@ pub(super) enum Within {
 
 /// What is in the quoted packet if that is of a tunnel.
 pub(super) fn within<A: Ip>(snapshot: &Snapshot, message: &[u8], outer: &Quote<A>) -> Option<Within> {
-    let tuple = &outer.tuple;
-    let payload = message.get(outer.l4..outer.end)?;
+    match carried(snapshot, message, &outer.tuple, outer.l4..outer.end)? {
+        (Family::V4, at) => quote(message, at).map(Within::V4),
+        (Family::V6, at) => quote(message, at).map(Within::V6),
+    }
+}
+
+/// The family of the packet in a packet with `tuple`, if that is of a tunnel that begins here, and where it is in `message`.
+/// `l4` is where the tunnel packet's IP payload is.
+pub fn carried<A: Ip>(
+    snapshot: &Snapshot,
+    message: &[u8],
+    tuple: &Tuple<A>,
+    l4: Range<usize>,
+) -> Option<(Family, usize)> {
+    let payload = message.get(l4.clone())?;
     let (family, added) = match tuple.protocol {
         Protocol::IPIP => (Family::V4, 0),
         Protocol::IPV6 => (Family::V6, 0),
@@ -43,13 +57,7 @@ pub(super) fn within<A: Ip>(snapshot: &Snapshot, message: &[u8], outer: &Quote<A
         }
         _ => return None,
     };
-    if !snapshot.fib.is_local(tuple.src.into()) {
-        return None;
-    }
-    match family {
-        Family::V4 => quote(message, outer.l4 + added).map(Within::V4),
-        Family::V6 => quote(message, outer.l4 + added).map(Within::V6),
-    }
+    snapshot.fib.is_local(tuple.src.into()).then_some((family, l4.start + added))
 }
 
 /// Decides on an error about a tunnel packet with `within` in it.
@@ -104,7 +112,7 @@ fn relay<Io: WorkerIo, A: Ip, B: Ip>(
 /// What an error about a tunnel packet says of the packet in it, which is `overhead` bytes shorter. IPVS takes the outer
 /// IP header alone off the MTU, which is too little for GRE and GUE: it depends on its own kernel to know better when the
 /// client tries again.
-fn about_inner<A: Ip, B: Ip>(message: &[u8], overhead: u32) -> ErrorFields {
+pub fn about_inner<A: Ip, B: Ip>(message: &[u8], overhead: u32) -> ErrorFields {
     let (message_type, code) = (message[icmp::TYPE], message[icmp::CODE]);
     let rest = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
     let mtu = match (A::FAMILY, message_type, code) {
