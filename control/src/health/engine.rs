@@ -3,17 +3,19 @@
 //! It is a thread of its own, so that thousands of checks delay neither the API nor workers: it has the control thread's core.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::notify::{self, Job};
-use super::probe::{self, TlsConfigs};
+use super::probe::{self, Failure, Success, TlsConfigs};
 use super::watched::Watched;
 
 /// Most checks under way at a time, if there are file descriptors enough.
@@ -102,15 +104,41 @@ async fn watch(check: Arc<Watched>, shared: Arc<Shared>) {
         // The semaphore is never closed.
         let Ok(permit) = shared.room.acquire().await else { return };
         let began = Instant::now();
-        let outcome = probe::run(&check.spec, &shared.tls).await;
+        let outcome = survive(probe::run(&check.spec, &shared.tls)).await;
         drop(permit);
+        if let Err(failure @ Failure::Panic(_)) = &outcome {
+            tracing::error!("check {}: {failure}", check.spec);
+        }
         let now = Instant::now();
         check.ran(outcome, now.saturating_duration_since(began), now);
         tokio::time::sleep(check.pause().max(Duration::from_millis(1))).await;
     }
 }
 
+/// A panic is a failure of the check: it neither ends unnoticed nor hides what the server is like.
+async fn survive(run: impl Future<Output = Result<Success, Failure>>) -> Result<Success, Failure> {
+    AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(Failure::Panic(text.unwrap_or_else(|| "no reason was given".to_owned())))
+    })
+}
+
 /// A number from 0 to 1.
 fn random() -> f64 {
     f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure() {
+        let outcome = survive(async { panic!("index {} is out of bounds", 7) }).await;
+        assert_eq!(outcome.unwrap_err().line(), "the check panicked: index 7 is out of bounds");
+        let outcome = survive(async { panic!("unreachable") }).await;
+        assert_eq!(outcome.unwrap_err().line(), "the check panicked: unreachable");
+        assert_eq!(survive(async { Ok(Success { weight: Some(1) }) }).await.unwrap().weight, Some(1));
+    }
 }

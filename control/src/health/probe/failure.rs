@@ -23,6 +23,9 @@ pub(crate) enum Failure {
     /// The protocol broke.
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
+    /// The probe itself is broken.
+    #[error("the check panicked: {0}")]
+    Panic(String),
     /// The server's answer is not the one that is expected.
     #[error("{0}")]
     Unexpected(String),
