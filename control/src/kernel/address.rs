@@ -5,7 +5,9 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{Requests, errno};
@@ -64,7 +66,9 @@ impl Addresses {
 }
 
 /// Adds an address. IPv6 addresses are usable at once: duplicate address detection would take a second or two, in which
-/// the packet path has already begun to use them.
+/// the packet path has already begun to use them. Those of a full prefix are most likely virtual ones, and deprecated: by
+/// RFC 6724 section 5 rule 8 the kernel would prefer them to the director's own as a source, and a server in mode dr or tun,
+/// which has them, too, would take its packets for forged.
 pub(super) async fn add(
     requests: &mut Requests,
     index: u32,
@@ -76,6 +80,12 @@ pub(super) async fn add(
     let flags = if address.is_ipv6() { flags | AddressFlags::Nodad } else { flags };
     message.header.flags = AddressHeaderFlags::from_bits_retain(flags.bits() as u8);
     message.attributes.push(AddressAttribute::Flags(flags));
+    if address.is_ipv6() && prefix_len == 128 {
+        // No more than 0 seconds preferred, and valid for ever.
+        let mut lifetimes = CacheInfo::default();
+        (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
+        message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+    }
     requests.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL).await
 }
 

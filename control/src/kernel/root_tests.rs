@@ -473,7 +473,7 @@ fn lost_notifications_are_made_up_for() {
 #[test]
 fn host_addresses_are_added_and_only_ours_removed() {
     in_namespace("host_addresses_are_added_and_only_ours_removed", async || {
-        let mut lab = Lab::start(&["10.0.0.1/24"]).await;
+        let mut lab = Lab::start(&["10.0.0.1/24", "fd00::1/64"]).await;
         ip("link set lo up");
         ip("addr add 10.0.0.50/32 dev lo");
         let [own, v6, present]: [IpAddr; 3] = ["10.0.0.60", "fd00::60", "10.0.0.50"].map(|text| text.parse().unwrap());
@@ -484,8 +484,10 @@ fn host_addresses_are_added_and_only_ours_removed() {
         lab.until("addresses", |l| l.fib.borrow().is_local(own) && l.fib.borrow().is_local(v6)).await;
         let addresses = ip("-o addr show dpvs0");
         assert!(addresses.contains("10.0.0.60/32") && addresses.contains("fd00::60/128"), "{addresses}");
-        assert!(addresses.contains("nodad noprefixroute"), "{addresses}");
+        assert!(addresses.contains("nodad deprecated noprefixroute"), "{addresses}");
         assert!(!ip("-6 route show dev dpvs0").contains("fd00::60"));
+        let source = ip("-6 route get fd00::61");
+        assert!(source.contains("src fd00::1 "), "virtual addresses are no sources: {source}");
         // The kernel answers for them.
         lab.punt(&arp([0xff; 6], 1, (PEER, [10, 0, 0, 9]), ([0; 6], [10, 0, 0, 60])));
         lab.frame("ARP reply", |frame| parse_arp(frame).filter(|(_, operation, ..)| *operation == 2)).await;
