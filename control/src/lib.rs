@@ -7,6 +7,7 @@
 //! * [`reconcile`]: a configuration compared with what runs, and applied.
 //! * [`kernel`]: mirror interfaces, and the forwarding table as the kernel has it; on a thread of its own.
 //! * [`health`]: health checks of servers; they run on a thread of their own.
+//! * [`detour`]: the way of checks to virtual addresses.
 //! * [`events`]: what happened lately; `trouble` finds what workers do not tell.
 //! * [`server`]: the API on a Unix socket.
 //! * [`connection_log`]: JSON lines about connections that begin and end.
@@ -19,6 +20,7 @@ pub mod connection_log;
 pub mod connections;
 pub mod core;
 pub mod daemon;
+pub mod detour;
 pub mod events;
 pub mod health;
 pub mod kernel;

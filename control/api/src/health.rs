@@ -135,10 +135,13 @@ pub struct Check {
     /// `interval`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Seconds>,
-    /// Address that is checked; absent: the server's.
+    /// Whose address is checked in modes dr and tun.
+    #[serde(default, skip_serializing_if = "Destination::is_service")]
+    pub destination: Destination,
+    /// Address that is checked, in all modes and in place of both; absent: as `destination` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// Port that is checked; absent: the server's, or the service's if the server has none.
+    /// Port that is checked, at the service's address as well; absent: the server's, or the service's if the server has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// Source address; absent: as the kernel chooses.
@@ -160,11 +163,31 @@ impl Check {
             rise: defaults::rise(),
             retry_interval: None,
             warmup: None,
+            destination: Destination::default(),
             address: None,
             port: None,
             source: None,
             fwmark: None,
         }
+    }
+}
+
+/// Whose address a check of a server in mode dr or tun goes to. In other modes it is the server's, and so it is for services
+/// of a firewall mark, which have no address, for servers of the other IP version than the service's, and for programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Destination {
+    /// The service's, by the way that clients' packets take to the server: what fails there is seen.
+    #[default]
+    Service,
+    /// The server's own, as in keepalived and ldirectord.
+    Server,
+}
+
+impl Destination {
+    /// True for the default.
+    pub fn is_service(&self) -> bool {
+        *self == Self::Service
     }
 }
 

@@ -23,8 +23,8 @@ pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
 pub use event::{Author, Change, Event, EventKind};
 pub use health::{
-    Check, CheckStatus, Digest, DnsProbe, DnsRcode, DnsTransport, DnsType, ExternalProbe, GrpcProbe, Health,
-    HealthState, HttpMethod, HttpProbe, HttpVersion, IcmpProbe, Initially, OnFailure, Pattern, Payload, Probe,
+    Check, CheckStatus, Destination, Digest, DnsProbe, DnsRcode, DnsTransport, DnsType, ExternalProbe, GrpcProbe,
+    Health, HealthState, HttpMethod, HttpProbe, HttpVersion, IcmpProbe, Initially, OnFailure, Pattern, Payload, Probe,
     QuorumStatus, Seconds, ServerHealth, ServerHealthStatus, SmtpProbe, StatusRange, TcpProbe, Tls, UdpProbe,
 };
 pub use id::{Family, ParseServiceIdError, ServiceId};

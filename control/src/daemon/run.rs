@@ -28,6 +28,7 @@ use super::workers::Threads;
 use crate::config::{self, Config, ConfigErrors};
 use crate::connection_log::{self, ConnectionLog, Target};
 use crate::core::{Batch, Core, CoreHandle, DeviceCounters, Devices, Facts, Parts, PortFacts};
+use crate::detour::Detours;
 use crate::health::Engine;
 use crate::kernel::{Kernel, PortKernel};
 use crate::metrics::Extent;
@@ -96,7 +97,9 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let dpdk = Arc::new(dpdk);
     let shared = Shared::new(limits(&config));
     let capacity = config.limits.connections.div_ceil(config.workers.number());
-    let (kernel, fib) = Kernel::start(Arc::clone(&shared), port_kernels(&config, &dpdk)).await?;
+    let detours = Arc::<Detours>::default();
+    let ports = port_kernels(&config, &dpdk);
+    let (kernel, fib) = Kernel::start(Arc::clone(&shared), ports, Arc::clone(&detours)).await?;
     // Not before, as the address may be one of a mirror interface.
     let scrape_socket = match config.metrics.listen {
         Some(listen) => {
@@ -142,7 +145,7 @@ async fn live(options: &Options, config: Config, cores: Cores, log: Log, started
     let work = workers.into_iter().map(|worker| || work(worker));
     let mut threads = Threads::start(&shared, work, &cores.workers).map_err(system("start a worker's thread"))?;
 
-    core.start_checks(Engine::start().map_err(system("start the thread of health checks"))?);
+    core.start_checks(Engine::start(detours).map_err(system("start the thread of health checks"))?);
 
     for warning in cores.warnings(config.workers.idle).iter().chain(dpdk.warnings()) {
         tracing::warn!("{warning}");

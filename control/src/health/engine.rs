@@ -15,8 +15,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::notify::{self, Job};
-use super::probe::{self, Failure, Success, TlsConfigs};
+use super::probe::{self, Failure, Success, Tools};
 use super::watched::Watched;
+use crate::detour::Detours;
 
 /// Most checks under way at a time, if there are file descriptors enough.
 const MAX_CONCURRENT: usize = 4096;
@@ -36,14 +37,14 @@ pub struct Engine {
 
 /// What all checks share.
 struct Shared {
-    tls: TlsConfigs,
+    tools: Tools,
     /// A permit for each check that may be under way.
     room: Semaphore,
 }
 
 impl Engine {
-    /// Starts the thread.
-    pub fn start() -> io::Result<Self> {
+    /// Starts the thread. `detours` are those of the thread of the kernel's frames.
+    pub fn start(detours: Arc<Detours>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (jobs, waiting) = mpsc::channel(JOBS);
@@ -57,7 +58,7 @@ impl Engine {
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("dpvs-health".to_owned()).spawn(run)?;
-        let shared = Arc::new(Shared { tls: TlsConfigs::default(), room: Semaphore::new(concurrency()) });
+        let shared = Arc::new(Shared { tools: Tools::new(detours), room: Semaphore::new(concurrency()) });
         Ok(Self { runtime: handle, shared, jobs, end: Some(end), thread: Some(thread) })
     }
 
@@ -104,7 +105,7 @@ async fn watch(check: Arc<Watched>, shared: Arc<Shared>) {
         // The semaphore is never closed.
         let Ok(permit) = shared.room.acquire().await else { return };
         let began = Instant::now();
-        let outcome = survive(probe::run(&check.spec, &shared.tls)).await;
+        let outcome = survive(probe::run(&check.spec, &shared.tools)).await;
         drop(permit);
         if let Err(failure @ Failure::Panic(_)) = &outcome {
             tracing::error!("check {}: {failure}", check.spec);

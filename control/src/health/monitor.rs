@@ -253,7 +253,7 @@ impl Monitor {
             let address = member.server.address;
             let specs = checks_of(entry.map(Entry::settings).unwrap_or(&Default::default()), &member.server)
                 .iter()
-                .map(|check| Spec::new(id, address, check))
+                .map(|check| Spec::new(id, &member.server, check))
                 .collect::<Vec<_>>();
             if specs.is_empty() {
                 continue;

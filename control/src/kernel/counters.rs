@@ -13,7 +13,8 @@ pub struct KernelCounters {
     pub from_kernel: u64,
     /// Frames of the kernel that were dropped because the queue to the worker was full.
     pub from_kernel_no_buffer: u64,
-    /// Frames of the kernel that were dropped because they exceed the queue's buffers.
+    /// Frames of the kernel that were dropped because they exceed the queue's buffers, or, of health checks, because they do
+    /// not fit through the server's tunnel.
     pub from_kernel_too_long: u64,
     /// Next hops that workers asked to have resolved.
     pub resolve_requests: u64,

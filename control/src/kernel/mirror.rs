@@ -1,7 +1,8 @@
 //! Mirror interfaces: one TAP per port, by which the kernel takes part in the port's traffic.
 //!
 //! What workers punt is written to the TAP; what the kernel sends out of it is queued for the first worker. The TAP
-//! has no offloads and no packet-information header: frames are complete, with checksums, in both directions.
+//! has no offloads and no packet-information header: frames are complete, with checksums, in both directions. Frames of
+//! health checks are changed here on their way (`detour`); while there are none, nobody looks into frames.
 //!
 //! The kernel drops punted packets by its own rules, and none of its settings is changed here. Who has asymmetric
 //! routes must know that reverse-path filtering (`net.ipv4.conf.IF.rp_filter`) applies to mirror interfaces.
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dataplane::PortId;
+use dataplane::packet::PacketBuf;
 use dataplane::shared::Shared;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -22,6 +24,7 @@ use super::counters::Counters;
 use super::neighbour::{Kick, RateLimit};
 use super::netlink::{Requests, errno};
 use super::{KernelError, PortKernel};
+use crate::detour::{Detours, DoesNotFit};
 
 /// How often workers' queues are looked at. Workers cannot wake us: that would be a system call.
 const TICK: Duration = Duration::from_millis(1);
@@ -87,11 +90,19 @@ impl Mirror {
     }
 }
 
+/// What the tasks that move frames share.
+#[derive(Clone)]
+pub(super) struct Traffic {
+    pub shared: Arc<Shared>,
+    pub detours: Arc<Detours>,
+    pub counters: Arc<Counters>,
+}
+
 /// Queues what the kernel sends for the first worker, until the interface is deleted.
-pub(super) async fn kernel_to_wire(mirror: Arc<Mirror>, shared: Arc<Shared>, counters: Arc<Counters>) {
+pub(super) async fn kernel_to_wire(mirror: Arc<Mirror>, traffic: Traffic) {
     let mut frame = vec![0; LARGEST_FRAME];
     loop {
-        match read_burst(&mirror, &shared, &counters, &mut frame).await {
+        match read_burst(&mirror, &traffic, &mut frame).await {
             Ok(()) => tokio::task::yield_now().await,
             Err(error) if error.raw_os_error() == Some(errno::EBADFD) => {
                 tracing::error!("mirror interface {} was deleted: restart dpvsd to get it back", mirror.interface);
@@ -105,13 +116,23 @@ pub(super) async fn kernel_to_wire(mirror: Arc<Mirror>, shared: Arc<Shared>, cou
     }
 }
 
-async fn read_burst(mirror: &Mirror, shared: &Shared, counters: &Counters, frame: &mut [u8]) -> io::Result<()> {
+async fn read_burst(mirror: &Mirror, traffic: &Traffic, frame: &mut [u8]) -> io::Result<()> {
+    let Traffic { shared, detours, counters } = traffic;
     mirror.tap.readable().await?;
     for _ in 0..BURST {
-        match mirror.tap.try_recv(frame) {
-            Ok(length) => inject(mirror.port, &frame[..length], shared, counters),
+        let frame = match mirror.tap.try_recv(frame) {
+            Ok(length) => &mut frame[..length],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
+        };
+        if detours.is_empty() {
+            inject(mirror.port, frame, shared, counters);
+            continue;
+        }
+        match detours.to_server(frame, mirror.port, &shared.snapshot.load()) {
+            Ok(None) => inject(mirror.port, frame, shared, counters),
+            Ok(Some(wrapped)) => inject(mirror.port, wrapped.data(), shared, counters),
+            Err(DoesNotFit) => counters.from_kernel_too_long.add(1),
         }
     }
     Ok(())
@@ -132,12 +153,8 @@ fn inject(port: PortId, frame: &[u8], shared: &Shared, counters: &Counters) {
 }
 
 /// Serves what workers have for the kernel: punted frames, and next hops to be resolved.
-pub(super) async fn wire_to_kernel(
-    mirrors: Vec<Arc<Mirror>>,
-    shared: Arc<Shared>,
-    counters: Arc<Counters>,
-    kicks: mpsc::Sender<Kick>,
-) {
+pub(super) async fn wire_to_kernel(mirrors: Vec<Arc<Mirror>>, traffic: Traffic, kicks: mpsc::Sender<Kick>) {
+    let mut spare = Vec::new();
     let mut limit = RateLimit::new(Instant::now());
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,23 +164,28 @@ pub(super) async fn wire_to_kernel(
         if idle >= IDLE_TICKS {
             ticks.tick().await;
         }
-        let mut punted = write_burst(&mirrors, &shared, &counters);
-        let resolved = resolve(&mirrors, &shared, &counters, &mut limit, &kicks);
+        let mut punted = write_burst(&mirrors, &traffic, &mut spare);
+        let resolved = resolve(&mirrors, &traffic, &mut limit, &kicks);
         idle = if punted + resolved == 0 { idle.saturating_add(1) } else { 0 };
         while punted == BURST {
             tokio::task::yield_now().await;
-            punted = write_burst(&mirrors, &shared, &counters);
+            punted = write_burst(&mirrors, &traffic, &mut spare);
         }
     }
 }
 
-/// Hands a burst of punted frames to the kernel; returns how many there were.
-fn write_burst(mirrors: &[Arc<Mirror>], shared: &Shared, counters: &Counters) -> usize {
+/// Hands a burst of punted frames to the kernel; returns how many there were. `spare` is room for another frame.
+fn write_burst(mirrors: &[Arc<Mirror>], traffic: &Traffic, spare: &mut Vec<u8>) -> usize {
+    let Traffic { shared, detours, counters } = traffic;
     for done in 0..BURST {
-        let Some(frame) = shared.punt.receive() else { return done };
+        let Some(mut frame) = shared.punt.receive() else { return done };
         let mirror = mirrors.get(usize::from(frame.port.0));
+        let data = match detours.is_empty() {
+            true => frame.data(),
+            false => detours.to_kernel(frame.data_mut(), spare, &shared.snapshot.load()),
+        };
         // A TAP is always writable unless it is down or gone; there is nothing to wait for.
-        match mirror.map(|mirror| mirror.tap.try_send(frame.data())) {
+        match mirror.map(|mirror| mirror.tap.try_send(data)) {
             Some(Ok(_)) => counters.to_kernel.add(1),
             _ => counters.to_kernel_dropped.add(1),
         }
@@ -175,8 +197,7 @@ fn write_burst(mirrors: &[Arc<Mirror>], shared: &Shared, counters: &Counters) ->
 /// Passes on workers' requests for next hops; returns how many there were.
 fn resolve(
     mirrors: &[Arc<Mirror>],
-    shared: &Shared,
-    counters: &Counters,
+    Traffic { shared, counters, .. }: &Traffic,
     limit: &mut RateLimit,
     kicks: &mpsc::Sender<Kick>,
 ) -> usize {

@@ -39,9 +39,11 @@ use address::Addresses;
 use compile::MirrorPort;
 use counters::Counters;
 use follow::Follower;
-use mirror::Mirror;
+use mirror::{Mirror, Traffic};
 use netlink::{Requests, errno};
 use thread::KernelThread;
+
+use crate::detour::Detours;
 
 /// A port as the kernel is to see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,13 +149,15 @@ pub struct Kernel {
 impl Kernel {
     /// Creates the mirror interfaces of `ports`, which are indexed by [`PortId`], and starts to move frames and to
     /// follow the kernel, on a thread of their own. The first FIB is there at once; another comes within 100 ms of each
-    /// change that matters. To be called in the network namespace the director is to live in.
+    /// change that matters. Frames of `detours` are changed on their way. To be called in the network namespace the
+    /// director is to live in.
     pub async fn start(
         shared: Arc<Shared>,
         ports: Vec<PortKernel>,
+        detours: Arc<Detours>,
     ) -> Result<(Self, watch::Receiver<Arc<Fib>>), KernelError> {
         let thread = KernelThread::start()?;
-        let (mirrors, counters, addresses, fib) = thread.run(start_tasks(shared, ports)).await?;
+        let (mirrors, counters, addresses, fib) = thread.run(start_tasks(shared, ports, detours)).await?;
         Ok((Self { mirrors, counters, addresses: Mutex::new(addresses), _thread: thread }, fib))
     }
 
@@ -209,7 +213,11 @@ impl Kernel {
 type Started = (Vec<Arc<Mirror>>, Arc<Counters>, Addresses, watch::Receiver<Arc<Fib>>);
 
 /// Makes everything and starts the tasks on the runtime of the caller.
-async fn start_tasks(shared: Arc<Shared>, ports: Vec<PortKernel>) -> Result<Started, KernelError> {
+async fn start_tasks(
+    shared: Arc<Shared>,
+    ports: Vec<PortKernel>,
+    detours: Arc<Detours>,
+) -> Result<Started, KernelError> {
     let counters = Arc::new(Counters::default());
     let mut requests = Requests::open()?;
     let mut mirrors = Vec::with_capacity(ports.len());
@@ -224,9 +232,10 @@ async fn start_tasks(shared: Arc<Shared>, ports: Vec<PortKernel>) -> Result<Star
 
     tokio::spawn(follower.run(fibs));
     tokio::spawn(neighbour::kick_all(kick_queue, Requests::open()?, Arc::clone(&counters)));
-    tokio::spawn(mirror::wire_to_kernel(mirrors.clone(), Arc::clone(&shared), Arc::clone(&counters), kicks));
+    let traffic = Traffic { shared: Arc::clone(&shared), detours, counters: Arc::clone(&counters) };
+    tokio::spawn(mirror::wire_to_kernel(mirrors.clone(), traffic.clone(), kicks));
     for mirror in &mirrors {
-        tokio::spawn(mirror::kernel_to_wire(Arc::clone(mirror), Arc::clone(&shared), Arc::clone(&counters)));
+        tokio::spawn(mirror::kernel_to_wire(Arc::clone(mirror), traffic.clone()));
     }
     for (port, config) in ports.iter().enumerate() {
         for &(address, _) in &config.addresses {

@@ -82,7 +82,8 @@ struct Lab {
 impl Lab {
     async fn start(addresses: &[&str]) -> Self {
         let shared = shared(256);
-        let (kernel, fib) = Kernel::start(Arc::clone(&shared), vec![port("dpvs0", addresses)]).await.unwrap();
+        let (kernel, fib) =
+            Kernel::start(Arc::clone(&shared), vec![port("dpvs0", addresses)], Arc::default()).await.unwrap();
         Self { shared, kernel, fib, latencies: Vec::new() }
     }
 
@@ -202,7 +203,7 @@ fn what_cannot_be_had_is_explained() {
     in_namespace("what_cannot_be_had_is_explained", async || {
         let lab = Lab::start(&[]).await;
         let start = async |interface: &str| {
-            let error = Kernel::start(shared(1), vec![port(interface, &[])]).await.err().unwrap();
+            let error = Kernel::start(shared(1), vec![port(interface, &[])], Arc::default()).await.err().unwrap();
             let text = error.to_string();
             assert!(text.contains(interface) && !text.contains('\n'), "{text}");
             error
@@ -211,12 +212,15 @@ fn what_cannot_be_had_is_explained() {
         assert!(matches!(start("lo").await, KernelError::NameTaken { .. }), "an interface of another kind");
         assert!(matches!(start("a-name-too-long-for-linux").await, KernelError::BadName { .. }));
         assert!(matches!(start("a/b").await, KernelError::BadName { .. }));
-        assert!(matches!(Kernel::start(shared(1), vec![port("", &[])]).await, Err(KernelError::BadName { .. })));
+        assert!(matches!(
+            Kernel::start(shared(1), vec![port("", &[])], Arc::default()).await,
+            Err(KernelError::BadName { .. })
+        ));
         for (what, bad) in [
             ("MTU", PortKernel { mtu: 60, ..port("dpvs1", &[]) }),
             ("MAC", PortKernel { mac: [0xff; 6], ..port("dpvs1", &[]) }),
         ] {
-            let error = Kernel::start(shared(1), vec![bad]).await.err().unwrap().to_string();
+            let error = Kernel::start(shared(1), vec![bad], Arc::default()).await.err().unwrap().to_string();
             assert!(error.contains("dpvs1") && error.contains(what), "{error}");
         }
         assert!(!ip("-o link show").contains("dpvs1"), "nothing is left of a failed start");

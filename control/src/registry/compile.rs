@@ -166,7 +166,8 @@ fn client_address(way: ClientAddress) -> snapshot::ClientAddress {
     }
 }
 
-fn encapsulation(tunnel: Tunnel) -> snapshot::Encapsulation {
+/// What is in a server's tunnel.
+pub(crate) fn encapsulation(tunnel: Tunnel) -> snapshot::Encapsulation {
     let checksum = tunnel.checksum != TunnelChecksum::None;
     match tunnel.kind {
         TunnelType::Ipip => snapshot::Encapsulation::Ipip,

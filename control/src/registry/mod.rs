@@ -33,7 +33,7 @@ use dpvs_api::{
     ServiceSettings, Sysctls, Timeouts,
 };
 
-pub(crate) use compile::service_id;
+pub(crate) use compile::{encapsulation, service_id};
 pub use draft::{Draft, NewLocalAddress};
 use draft::{Drafter, ServerDraft, ServiceDraft};
 pub use effect::Effect;

@@ -202,7 +202,7 @@ pub struct HttpProbe {
     pub method: HttpMethod,
     /// The path, and a query if need be.
     pub path: String,
-    /// Host that is asked for; absent: the address and port.
+    /// Host that is asked for; absent: the address and port that are checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Further headers of the request.
@@ -431,7 +431,7 @@ impl Default for SmtpProbe {
 pub struct GrpcProbe {
     /// Service that is asked for; empty: the server as a whole.
     pub service: String,
-    /// Authority of the request; absent: the address and port.
+    /// Authority of the request; absent: the address and port that are checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Uses TLS; absent: does not.
@@ -439,8 +439,8 @@ pub struct GrpcProbe {
     pub tls: Option<Tls>,
 }
 
-/// Runs a program: exit status 0 is success. It finds `DPVS_ADDRESS` and `DPVS_PORT` of what is to be checked in its
-/// environment.
+/// Runs a program: exit status 0 is success. It finds `DPVS_ADDRESS` and `DPVS_PORT` in its environment: the server's own, in all
+/// modes, unless the check names others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalProbe {

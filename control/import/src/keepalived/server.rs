@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dpvs_api::{Check, Family, ForwardMode, Health, OnFailure, Server, ServerHealth, ServiceId};
+use dpvs_api::{Check, Destination, Family, ForwardMode, Health, OnFailure, Probe, Server, ServerHealth, ServiceId};
 
 use super::checker;
 use super::service::{Inherited, endpoint, method, program};
@@ -58,11 +58,23 @@ pub(super) fn real_server(block: &Block, id: ServiceId, inherited: &Inherited, r
     }
     for child in block.children.iter().filter(is_checker) {
         let (checks, alpha) = checker::checks(child, &own, report);
-        member.checks.extend(checks);
+        let destination = destination(id, own.method.mode);
+        member.checks.extend(checks.into_iter().map(|check| match (&check.probe, check.address) {
+            (Probe::External(_), _) | (_, Some(_)) => check,
+            _ => Check { destination, ..check },
+        }));
         member.alpha |= alpha;
     }
     member.alpha |= own.timing.alpha;
     Some(member)
+}
+
+/// keepalived checks servers at their own addresses, in all modes.
+fn destination(id: ServiceId, mode: ForwardMode) -> Destination {
+    match mode {
+        ForwardMode::Dr | ForwardMode::Tun if id.address().is_some() => Destination::Server,
+        _ => Destination::default(),
+    }
 }
 
 fn fits(address: IpAddr, id: ServiceId, mode: ForwardMode) -> bool {

@@ -5,15 +5,14 @@ use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Failure, socket};
-use crate::health::target::Spec;
+use super::{Failure, Run, socket};
 
-pub(super) async fn run(spec: &Spec, probe: &DnsProbe) -> Result<(), Failure> {
+pub(super) async fn run(run: &Run<'_>, probe: &DnsProbe) -> Result<(), Failure> {
     let query = query(probe)?;
     let bytes = query.to_vec().map_err(|error| Failure::unexpected(format!("the query cannot be made: {error}")))?;
     match probe.transport {
         DnsTransport::Udp => {
-            let socket = socket::datagrams(spec).await?;
+            let socket = socket::datagrams(run).await?;
             socket.send(&bytes).await.map_err(Failure::io("send"))?;
             let mut buffer = vec![0; 65_535];
             // What is no answer to this query may come from anybody: go on waiting.
@@ -25,7 +24,7 @@ pub(super) async fn run(spec: &Spec, probe: &DnsProbe) -> Result<(), Failure> {
             }
         }
         DnsTransport::Tcp => {
-            let mut stream = socket::connect(spec).await?;
+            let mut stream = socket::connect(run).await?;
             // RFC 1035 section 4.2.2: the message's length comes first.
             let length = (bytes.len() as u16).to_be_bytes();
             stream.write_all(&[&length[..], &bytes].concat()).await.map_err(Failure::io("send"))?;

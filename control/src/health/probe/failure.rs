@@ -1,6 +1,7 @@
 //! Why a run of a check failed.
 
 use std::io;
+use std::net::IpAddr;
 
 use dpvs_api::Seconds;
 use tokio_rustls::rustls;
@@ -23,6 +24,15 @@ pub(crate) enum Failure {
     /// The protocol broke.
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
+    /// No local port is free for a check at the virtual address.
+    #[error("no local port is free, or too many checks are under way")]
+    Busy,
+    /// A check at the virtual address of whose packets none came by.
+    #[error(
+        "no packet to the virtual address at {0} left: the route to {0} must lead out of a port of dpvsd, and what is sent must \
+         fit into one packet"
+    )]
+    Elsewhere(IpAddr),
     /// The probe itself is broken.
     #[error("the check panicked: {0}")]
     Panic(String),

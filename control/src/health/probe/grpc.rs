@@ -11,7 +11,7 @@ use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::http::Attendant;
-use super::{Failure, Stream, TlsConfigs, socket, tls};
+use super::{Failure, Run, Stream, socket, tls};
 use crate::health::target::Spec;
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -20,13 +20,13 @@ const MAX_ANSWER: usize = 4096;
 /// `ServingStatus.SERVING`.
 const SERVING: u64 = 1;
 
-pub(super) async fn run(spec: &Spec, probe: &GrpcProbe, configs: &TlsConfigs) -> Result<(), Failure> {
-    let stream = socket::connect(spec).await?;
+pub(super) async fn run(run: &Run<'_>, probe: &GrpcProbe) -> Result<(), Failure> {
+    let stream = socket::connect(run).await?;
     match &probe.tls {
-        None => exchange(stream, spec, probe).await,
+        None => exchange(stream, run.spec, probe).await,
         Some(settings) => {
-            let stream = tls::connect(stream, spec, settings, probe.host.as_deref(), &[b"h2"], configs).await?;
-            exchange(stream, spec, probe).await
+            let stream = tls::connect(stream, run, settings, probe.host.as_deref(), &[b"h2"]).await?;
+            exchange(stream, run.spec, probe).await
         }
     }
 }
@@ -34,7 +34,7 @@ pub(super) async fn run(spec: &Spec, probe: &GrpcProbe, configs: &TlsConfigs) ->
 async fn exchange(stream: impl Stream + 'static, spec: &Spec, probe: &GrpcProbe) -> Result<(), Failure> {
     let (mut sender, connection) = conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     let _connection = Attendant::of(connection);
-    let host = probe.host.clone().unwrap_or_else(|| spec.target.to_string());
+    let host = probe.host.clone().unwrap_or_else(|| spec.asked().to_string());
     let scheme = if probe.tls.is_some() { "https" } else { "http" };
     let request = Request::builder()
         .method(Method::POST)

@@ -9,7 +9,7 @@ use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use md5::Digest as _;
 
-use super::{Failure, Stream, TlsConfigs, socket, tls};
+use super::{Failure, Run, Stream, socket, tls};
 use crate::health::target::{Spec, body_pattern};
 
 /// Of a body, so many bytes are matched with expressions; a digest is that of all of it.
@@ -18,14 +18,14 @@ const MAX_BODY: usize = 1 << 20;
 const HTTP1: &[&[u8]] = &[b"http/1.1"];
 const HTTP2: &[&[u8]] = &[b"h2"];
 
-pub(super) async fn run(spec: &Spec, probe: &HttpProbe, configs: &TlsConfigs) -> Result<(), Failure> {
-    let stream = socket::connect(spec).await?;
+pub(super) async fn run(run: &Run<'_>, probe: &HttpProbe) -> Result<(), Failure> {
+    let stream = socket::connect(run).await?;
     let protocols = if probe.version == HttpVersion::Http2 { HTTP2 } else { HTTP1 };
     match &probe.tls {
-        None => exchange(stream, spec, probe).await,
+        None => exchange(stream, run.spec, probe).await,
         Some(settings) => {
-            let stream = tls::connect(stream, spec, settings, probe.host.as_deref(), protocols, configs).await?;
-            exchange(stream, spec, probe).await
+            let stream = tls::connect(stream, run, settings, probe.host.as_deref(), protocols).await?;
+            exchange(stream, run.spec, probe).await
         }
     }
 }
@@ -60,7 +60,7 @@ impl Drop for Attendant {
 }
 
 fn request(spec: &Spec, probe: &HttpProbe) -> Result<Request<Empty<Bytes>>, Failure> {
-    let host = probe.host.clone().unwrap_or_else(|| spec.target.to_string());
+    let host = probe.host.clone().unwrap_or_else(|| spec.asked().to_string());
     let is_http2 = probe.version == HttpVersion::Http2;
     let uri = match is_http2 {
         // HTTP/2 has the host in the pseudo-header :authority.

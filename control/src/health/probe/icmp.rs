@@ -9,8 +9,7 @@ use proto::checksum::Sum;
 use socket2::{Protocol, Type};
 use tokio::net::UdpSocket;
 
-use super::{Failure, socket};
-use crate::health::target::Spec;
+use super::{Failure, Run, socket};
 
 /// Data of the request, after the header of 8 bytes.
 const DATA: &[u8; 8] = b"dpvsd\0\0\0";
@@ -20,14 +19,17 @@ const LENGTH: usize = 8 + DATA.len();
 /// Tells requests apart that are under way at the same time: identifier and sequence number.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-pub(super) async fn run(spec: &Spec) -> Result<(), Failure> {
-    let is_v4 = spec.target.is_ipv4();
+pub(super) async fn run(run: &Run<'_>) -> Result<(), Failure> {
+    let target = run.spec.target;
+    let is_v4 = target.is_ipv4();
     let (protocol, request, reply) = if is_v4 { (Protocol::ICMPV4, 8, 0) } else { (Protocol::ICMPV6, 128, 129) };
-    let socket = socket::socket(spec, Type::RAW, Some(protocol))?;
-    socket.connect(&spec.target.into()).map_err(Failure::io("connect"))?;
+    let socket = socket::socket(run.spec, Type::RAW, Some(protocol))?;
+    socket.connect(&target.into()).map_err(Failure::io("connect"))?;
     // To the standard library, a socket that sends and receives messages is one of UDP.
     let socket = UdpSocket::from_std(socket.into()).map_err(Failure::io("socket"))?;
     let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() << 16).to_be_bytes();
+    let local = socket.local_addr().map_err(Failure::io("socket"))?;
+    run.take_detour_of_echo(local.ip(), number)?;
     socket.send(&message(request, number, is_v4)).await.map_err(Failure::io("send"))?;
     let mut buffer = [0; 2048];
     loop {

@@ -4,15 +4,14 @@ use dpvs_api::SmtpProbe;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::{Failure, socket};
-use crate::health::target::Spec;
+use super::{Failure, Run, socket};
 
 /// Longest line and most lines of a reply. RFC 5321 section 4.5.3.1.5 allows lines of 512 bytes.
 const MAX_LINE: u64 = 2048;
 const MAX_LINES: usize = 100;
 
-pub(super) async fn run(spec: &Spec, probe: &SmtpProbe) -> Result<(), Failure> {
-    let mut stream = BufReader::new(socket::connect(spec).await?);
+pub(super) async fn run(run: &Run<'_>, probe: &SmtpProbe) -> Result<(), Failure> {
+    let mut stream = BufReader::new(socket::connect(run).await?);
     expect(&mut stream, "greeting", "220").await?;
     say(&mut stream, &format!("HELO {}\r\n", probe.helo)).await?;
     expect(&mut stream, "HELO", "250").await?;

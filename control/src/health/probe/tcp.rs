@@ -3,14 +3,13 @@
 use dpvs_api::{Pattern, TcpProbe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Failure, Stream, TlsConfigs, socket, tls};
-use crate::health::target::Spec;
+use super::{Failure, Run, Stream, socket, tls};
 
-pub(super) async fn run(spec: &Spec, probe: &TcpProbe, configs: &TlsConfigs) -> Result<(), Failure> {
-    let stream = socket::connect(spec).await?;
+pub(super) async fn run(run: &Run<'_>, probe: &TcpProbe) -> Result<(), Failure> {
+    let stream = socket::connect(run).await?;
     match &probe.tls {
         None => talk(stream, probe).await,
-        Some(settings) => talk(tls::connect(stream, spec, settings, None, &[], configs).await?, probe).await,
+        Some(settings) => talk(tls::connect(stream, run, settings, None, &[]).await?, probe).await,
     }
 }
 

@@ -20,7 +20,7 @@ use super::*;
 async fn probe(target: SocketAddr, probe: Value) -> Result<Success, String> {
     let mut check: Check = serde_json::from_value(json!({ "probe": probe })).unwrap();
     check.timeout = Seconds::from_millis(2000);
-    run(&Spec { check, target }, &TlsConfigs::default()).await.map_err(|failure| failure.line())
+    run(&Spec { check, target, detour: None }, &Tools::default()).await.map_err(|failure| failure.line())
 }
 
 fn fails(outcome: Result<Success, String>, with: &str) {
@@ -92,8 +92,8 @@ async fn sources_are_bound() {
     })
     .await;
     let check = json!({ "probe": "tcp", "source": "127.0.0.7" });
-    let spec = Spec { check: serde_json::from_value(check).unwrap(), target: address };
-    run(&spec, &TlsConfigs::default()).await.unwrap();
+    let spec = Spec { check: serde_json::from_value(check).unwrap(), target: address, detour: None };
+    run(&spec, &Tools::default()).await.unwrap();
     assert_eq!(peers.recv().await.unwrap().to_string(), "127.0.0.7");
 }
 

@@ -16,8 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
-use super::Failure;
-use crate::health::target::Spec;
+use super::{Failure, Run};
 
 /// How long files are believed before they are read again, as certificates are renewed.
 const AGE: Duration = Duration::from_secs(60);
@@ -48,19 +47,18 @@ impl TlsConfigs {
 /// Shakes hands. `host` is the name that the probe asks for.
 pub(super) async fn connect(
     stream: TcpStream,
-    spec: &Spec,
+    run: &Run<'_>,
     settings: &Tls,
     host: Option<&str>,
     protocols: &'static [&'static [u8]],
-    configs: &TlsConfigs,
 ) -> Result<TlsStream<TcpStream>, Failure> {
-    let config = configs.get((settings.clone(), protocols))?;
+    let config = run.tools.tls.get((settings.clone(), protocols))?;
     let host = host.and_then(|host| host.parse::<hyper::http::uri::Authority>().ok());
     let name = settings.server_name.as_deref().or(host.as_ref().map(|host| host.host()));
     let name = match name {
         Some(name) => ServerName::try_from(name.trim_matches(['[', ']']).to_owned())
             .map_err(|_| Failure::unexpected(format!("'{name}' cannot be the name of a server in TLS")))?,
-        None => ServerName::from(spec.target.ip()),
+        None => ServerName::from(run.spec.asked().ip()),
     };
     TlsConnector::from(config).connect(name, stream).await.map_err(Failure::io("TLS"))
 }

@@ -2,12 +2,11 @@
 
 use dpvs_api::{Pattern, UdpProbe};
 
-use super::{Failure, socket};
-use crate::health::target::Spec;
+use super::{Failure, Run, socket};
 
 /// Does not end without an answer if none is required: the caller's timeout is the success then.
-pub(super) async fn run(spec: &Spec, probe: &UdpProbe) -> Result<(), Failure> {
-    let socket = socket::datagrams(spec).await?;
+pub(super) async fn run(run: &Run<'_>, probe: &UdpProbe) -> Result<(), Failure> {
+    let socket = socket::datagrams(run).await?;
     socket.send(&probe.send.0).await.map_err(Failure::io("send"))?;
     let mut buffer = vec![0; 65_535];
     // An ICMP error about the datagram is an error here.

@@ -24,7 +24,7 @@ impl Bench {
             serde_json::from_value(serde_json::json!({ "probe": "tcp", "fall": 1, "rise": 1 })).unwrap();
         let board: Arc<Board> = Arc::default();
         let watched = |index: usize| {
-            let spec = Spec { check: check.clone(), target: address(index) };
+            let spec = Spec { check: check.clone(), target: address(index), detour: None };
             Arc::new(Watched::new(index as u64, spec, Arc::clone(&board), now))
         };
         let checks: Vec<Arc<Watched>> = (0..weights.len()).map(watched).collect();
