@@ -89,7 +89,7 @@ impl<T: Send + 'static> Control<T> {
             core_affinity::set_for_current(CoreId { id: cpu });
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (mut core, handle) = Core::new(parts);
-            core.start_checks(Engine::start()?);
+            core.start_checks(Engine::start(Arc::default())?);
             // The core ends when the client has dropped its handle.
             let ((), outcome) = runtime.block_on(async { tokio::join!(core.run(), client(handle, its_switch)) });
             drop(fibs);
