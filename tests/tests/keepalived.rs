@@ -53,7 +53,7 @@ fn listed(lab: &Lab) -> BTreeSet<String> {
     for line in lab.ipvsadm("-Ln").lines().skip(3) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["->", server, "Masq", weight, ..] => lines.insert(format!("{service} -> {server} {weight}")),
+            ["->", server, method, weight, ..] => lines.insert(format!("{service} -> {server} {method} {weight}")),
             _ => {
                 service = words.join(" ");
                 lines.insert(service.clone())
@@ -66,13 +66,15 @@ fn listed(lab: &Lab) -> BTreeSet<String> {
 /// What [`CONFIG`] says behind its servers, in this column.
 fn expected(column: usize) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
-    let mut service = "";
+    let (mut service, mut method) = ("", "");
     for line in CONFIG.lines() {
-        let Some((line, comment)) = line.split_once(" # ") else { continue };
+        let (line, comment) = line.split_once(" # ").unwrap_or((line, ""));
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
+            ["lvs_method", "DR"] => method = "Route",
+            ["lvs_method", "TUN"] => method = "Tunnel",
             ["virtual_server", ..] => {
-                service = comment;
+                (service, method) = (comment, "Masq");
                 lines.insert(service.to_owned());
             }
             ["real_server" | "sorry_server", address, port, ..] => {
@@ -80,11 +82,10 @@ fn expected(column: usize) -> BTreeSet<String> {
                 let weights: Vec<&str> = comment.split_whitespace().collect();
                 let weight = weights.get(column).unwrap_or(&weights[column % 2]);
                 if *weight != "-" {
-                    lines.insert(format!("{service} -> {} {weight}", SocketAddr::new(address, port)));
+                    lines.insert(format!("{service} -> {} {method} {weight}", SocketAddr::new(address, port)));
                 }
             }
-            [] => {}
-            _ => panic!("what is {line}?"),
+            _ => assert!(comment.is_empty() || words.is_empty(), "what is {line}?"),
         }
     }
     lines
