@@ -1,12 +1,15 @@
 //! Commands about the machine, which need no daemon: `doctor` and `nic`.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::{Args, Subcommand};
+use dpvs_api::ConfigFile;
 use dpvs_host::{BindOptions, Bound, Finding, Linux, Nic, Plan, Root, State};
 use serde::Deserialize;
+use toml::Value;
 
 use crate::run::{Error, print_as};
 use crate::table::Column::Text;
@@ -125,11 +128,44 @@ impl Document {
     }
 }
 
+/// What a file, with what it includes, has the machine do.
 fn plan(file: &Path) -> Result<Plan, Error> {
-    let failed = |reason: String| Error::File(file.to_owned(), reason);
-    let text = std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
-    let document: Document = toml::from_str(&text).map_err(|error| failed(error.message().to_owned()))?;
-    Ok(document.plan())
+    let variable = |name: &str| std::env::var(name).ok();
+    let mut whole = toml::Table::new();
+    for ConfigFile { path, text } in dpvs_file::read(file, variable).map_err(Error::Config)?.files {
+        let part = toml::from_str(&text).map_err(|error| Error::File(path, error.message().to_owned()))?;
+        merge(&mut whole, part);
+    }
+    expand(Value::Table(whole), &variable)
+        .try_into()
+        .map(Document::plan)
+        .map_err(|error| Error::File(file.to_owned(), error.message().to_owned()))
+}
+
+/// Lists become longer, tables fuller.
+fn merge(whole: &mut toml::Table, part: toml::Table) {
+    for (key, value) in part {
+        match (whole.get_mut(&key), value) {
+            (Some(Value::Table(whole)), Value::Table(part)) => merge(whole, part),
+            (Some(Value::Array(whole)), Value::Array(part)) => whole.extend(part),
+            (_, value) => drop(whole.insert(key, value)),
+        }
+    }
+}
+
+/// Puts environment variables in, as far as they are set.
+fn expand(value: Value, variable: &impl Fn(&str) -> Option<String>) -> Value {
+    match value {
+        Value::String(text) => {
+            let expanded = dpvs_file::expand(&text, variable).map(Cow::into_owned);
+            Value::String(expanded.unwrap_or(text))
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(|value| expand(value, variable)).collect()),
+        Value::Table(table) => {
+            Value::Table(table.into_iter().map(|(key, value)| (key, expand(value, variable))).collect())
+        }
+        other => other,
+    }
 }
 
 /// What dpvsd itself says about the file.
@@ -265,6 +301,25 @@ problem  configuration  f:1:1: a
         };
         assert_eq!(plan(text), expected);
         assert_eq!((plan("").count, plan("[workers]\ncount = 4").count), (1, 4));
+    }
+
+    #[test]
+    fn included_files_and_variables_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write(
+            "a.toml",
+            "include = ['b.toml']\n[workers]\ncores = [2]\n[[ports]]\nname = 'a'\ndevice = '${A_DEVICE:-net_tap0}'\n",
+        );
+        write("b.toml", "[daemon]\ncontrol_core = 1\n[[ports]]\nname = 'b'\ndevice = '3b:00.0'\n");
+        let plan = plan(&folder.path().join("a.toml")).unwrap();
+        let device = |name: &str, device: &str| (name.to_owned(), device.to_owned());
+        assert_eq!(plan.devices, [device("a", "net_tap0"), device("b", "3b:00.0")]);
+        assert_eq!((plan.workers, plan.control), (vec![2], Some(1)));
+
+        write("b.toml", "ports = 3 3");
+        let error = super::plan(&folder.path().join("a.toml")).unwrap_err().to_string();
+        assert!(error.contains("b.toml"), "{error}");
     }
 
     #[test]
