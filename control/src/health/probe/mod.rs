@@ -9,6 +9,7 @@ mod failure;
 mod grpc;
 mod http;
 mod icmp;
+mod ports;
 mod smtp;
 mod socket;
 mod tcp;
@@ -24,6 +25,7 @@ use dpvs_api::Probe;
 use tokio::time::timeout;
 
 pub(crate) use failure::Failure;
+use ports::Ports;
 use socket::Stream;
 use tls::TlsConfigs;
 
@@ -42,12 +44,13 @@ pub(crate) struct Success {
 pub(super) struct Tools {
     tls: TlsConfigs,
     detours: Arc<Detours>,
+    ports: Ports,
 }
 
 impl Tools {
     /// `detours` are those of the thread of the kernel's frames.
     pub fn new(detours: Arc<Detours>) -> Self {
-        Self { tls: TlsConfigs::default(), detours }
+        Self { tls: TlsConfigs::default(), detours, ports: Ports::of_system() }
     }
 }
 

@@ -29,7 +29,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub(super) fn socket(spec: &Spec, kind: Type, protocol: Option<Protocol>) -> Result<Socket, Failure> {
     let socket = unbound(spec, kind, protocol)?;
     if let Some(source) = spec.check.source {
-        bind(&socket, source)?;
+        socket.bind(&SocketAddr::new(source, 0).into()).map_err(Failure::io("source address"))?;
     }
     Ok(socket)
 }
@@ -41,10 +41,6 @@ fn unbound(spec: &Spec, kind: Type, protocol: Option<Protocol>) -> Result<Socket
         socket.set_mark(mark).map_err(Failure::io("firewall mark"))?;
     }
     Ok(socket)
-}
-
-fn bind(socket: &Socket, source: IpAddr) -> Result<(), Failure> {
-    socket.bind(&SocketAddr::new(source, 0).into()).map_err(Failure::io("source address"))
 }
 
 /// Opens a TCP connection.
@@ -92,29 +88,27 @@ fn source(spec: &Spec) -> Result<IpAddr, Failure> {
     // Nothing is sent by this.
     let socket = socket(spec, Type::DGRAM, Some(Protocol::UDP))?;
     socket.connect(&spec.target.into()).map_err(Failure::io("connect"))?;
-    Ok(local(&socket)?.ip())
+    let address = socket.local_addr().map_err(Failure::io("socket"))?.as_socket();
+    address.map(|address| address.ip()).ok_or_else(|| Failure::unexpected("the socket has no address"))
 }
 
-fn local(socket: &Socket) -> Result<SocketAddr, Failure> {
-    let address = socket.local_addr().map_err(Failure::io("socket"))?;
-    address.as_socket().ok_or_else(|| Failure::unexpected("the socket has no address"))
-}
-
-/// A TCP socket with a port of its own, whose packets take the run's detour: the kernel sends the first one as soon as it
-/// connects.
+/// A TCP socket with a port whose packets take the run's detour: the kernel sends the first one as soon as it connects.
 fn bound(run: &Run<'_>, source: IpAddr, to: VirtualAddress) -> Result<Socket, Failure> {
+    let socket = unbound(run.spec, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true).map_err(Failure::io("socket"))?;
+    if to.tunnel.is_some() {
+        socket.set_tcp_mss(TUNNEL_MSS).map_err(Failure::io("maximum segment size"))?;
+    }
     for _ in 0..ATTEMPTS {
-        let socket = unbound(run.spec, Type::STREAM, Some(Protocol::TCP))?;
-        // Otherwise each port that waits for the last packets of an earlier check, to whatever server, would be taken.
-        socket.set_reuse_address(true).map_err(Failure::io("socket"))?;
-        bind(&socket, source)?;
-        if to.tunnel.is_some() {
-            socket.set_tcp_mss(TUNNEL_MSS).map_err(Failure::io("maximum segment size"))?;
+        let port = run.tools.ports.draw();
+        match run.take_detour(proto::Protocol::TCP, (source, port)) {
+            Err(Failure::Busy) => continue,
+            other => other?,
         }
-        let local = local(&socket)?;
-        match run.take_detour(proto::Protocol::TCP, (local.ip(), local.port())) {
-            Err(Failure::Busy) => {}
-            other => return other.map(|()| socket),
+        match socket.bind(&SocketAddr::new(source, port).into()) {
+            // Somebody else's.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            other => return other.map(|()| socket).map_err(Failure::io("source address")),
         }
     }
     Err(Failure::Busy)

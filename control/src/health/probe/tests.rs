@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_rustls::{TlsAcceptor, rustls};
 
 use super::*;
+use crate::health::target::VirtualAddress;
 
 /// Runs a probe against a target; `Err` is the failure's line.
 async fn probe(target: SocketAddr, probe: Value) -> Result<Success, String> {
@@ -95,6 +96,57 @@ async fn sources_are_bound() {
     let spec = Spec { check: serde_json::from_value(check).unwrap(), target: address, detour: None };
     run(&spec, &Tools::default()).await.unwrap();
     assert_eq!(peers.recv().await.unwrap().to_string(), "127.0.0.7");
+}
+
+/// Runs a probe at a virtual address of a server where no packet takes the detour, as no mirror interface is on the way.
+async fn probe_at(address: &str, tools: &Tools, target: SocketAddr, probe: Value) -> Result<Success, String> {
+    let check: Check = serde_json::from_value(json!({ "probe": probe, "timeout": 0.5 })).unwrap();
+    let tunnel = Some(dpvs_api::Tunnel::default());
+    let detour = Some(VirtualAddress { address: address.parse().unwrap(), tunnel });
+    run(&Spec { check, target, detour }, tools).await.map_err(|failure| failure.line())
+}
+
+#[tokio::test]
+async fn a_server_that_answers_at_its_own_address_is_no_success_at_the_virtual_one() {
+    let (tools, address) = (Tools::default(), "192.0.2.1:80");
+    let tcp = server(|_| async {}).await;
+    let udp = datagrams(|_| b"yes".to_vec()).await;
+    let silence = datagrams(|_| Vec::new()).await;
+    let lost = "no packet to the virtual address at 127.0.0.1 left";
+    fails(probe_at(address, &tools, tcp, json!("tcp")).await, lost);
+    fails(probe_at(address, &tools, udp, json!({ "udp": { "require_reply": true } })).await, lost);
+    fails(probe_at(address, &tools, silence, json!("udp")).await, lost);
+    fails(probe_at(address, &tools, closed().await, json!("tcp")).await, "connect: Connection refused");
+    let from_itself = "the kernel would send from the virtual address 127.0.0.1 itself: give the check another source";
+    fails(probe_at("127.0.0.1:80", &tools, tcp, json!("tcp")).await, from_itself);
+    fails(probe_at("127.0.0.1:80", &tools, udp, json!("udp")).await, from_itself);
+}
+
+#[tokio::test]
+async fn checks_at_one_virtual_address_have_ports_of_their_own() {
+    // As many for each server as wait to be accepted (net.core.somaxconn).
+    const CHECKS: usize = 3 * 120;
+    let (sender, mut peers) = tokio::sync::mpsc::channel(CHECKS);
+    let talk = move |mut stream: TcpStream| {
+        let sender = sender.clone();
+        async move {
+            sender.send(stream.peer_addr().unwrap().port()).await.unwrap();
+            let _ = stream.read(&mut [0; 64]).await;
+        }
+    };
+    // For the kernel, sockets that are connected to different servers may have the same port.
+    let servers = [server(talk.clone()).await, server(talk.clone()).await, server(talk).await];
+    let tools = &Tools { ports: Ports::parse("20000 20999", ""), ..Tools::default() };
+    let probe = &json!({ "tcp": { "expect": "x" } });
+    let checks = (0..CHECKS).map(|n| probe_at("192.0.2.1:80", tools, servers[n % 3], probe.clone()));
+    for outcome in futures_util::future::join_all(checks).await {
+        fails(outcome, "not done within");
+    }
+    let mut ports = std::collections::HashSet::new();
+    while let Ok(port) = peers.try_recv() {
+        assert!(ports.insert(port), "{port} twice");
+    }
+    assert_eq!(ports.len(), CHECKS);
 }
 
 #[tokio::test]
