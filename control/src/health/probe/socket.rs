@@ -94,21 +94,21 @@ fn source(spec: &Spec) -> Result<IpAddr, Failure> {
 
 /// A TCP socket with a port whose packets take the run's detour: the kernel sends the first one as soon as it connects.
 fn bound(run: &Run<'_>, source: IpAddr, to: VirtualAddress) -> Result<Socket, Failure> {
-    let socket = unbound(run.spec, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true).map_err(Failure::io("socket"))?;
-    if to.tunnel.is_some() {
-        socket.set_tcp_mss(TUNNEL_MSS).map_err(Failure::io("maximum segment size"))?;
-    }
     for _ in 0..ATTEMPTS {
-        let port = run.tools.ports.draw();
-        match run.take_detour(proto::Protocol::TCP, (source, port)) {
-            Err(Failure::Busy) => continue,
-            other => other?,
+        let socket = unbound(run.spec, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true).map_err(Failure::io("socket"))?;
+        if to.tunnel.is_some() {
+            socket.set_tcp_mss(TUNNEL_MSS).map_err(Failure::io("maximum segment size"))?;
         }
+        let port = run.tools.ports.draw();
         match socket.bind(&SocketAddr::new(source, port).into()) {
-            // Somebody else's.
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            other => return other.map(|()| socket).map_err(Failure::io("source address")),
+            // Somebody else's, whose packets are to stay as they are.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => continue,
+            other => other.map_err(Failure::io("source address"))?,
+        }
+        match run.take_detour(proto::Protocol::TCP, (source, port)) {
+            Err(Failure::Busy) => {}
+            other => return other.map(|()| socket),
         }
     }
     Err(Failure::Busy)
