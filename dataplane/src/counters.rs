@@ -96,6 +96,24 @@ pub struct ServerLoad {
     pub persistent: Counter,
 }
 
+/// What became of one worker's connections to one real server, as far as the director sees it. A connection counts at most
+/// once, by what is first heard of its server.
+///
+/// Apart from the others, as established packets have nothing to do with it.
+#[derive(Debug, Default)]
+pub struct ServerOutcomes {
+    /// The server answered. In modes where its packets are not seen: the client went on as if it had (TCP).
+    pub answered: Counter,
+    /// It refused: a reset in answer to a SYN, ABORT in answer to INIT.
+    pub refused: Counter,
+    /// It did not answer until the client had asked three times.
+    pub unanswered: Counter,
+    /// It did not answer, and the client gave up earlier: counted when the connection's time is over.
+    pub expired: Counter,
+    /// An ICMP error said that it cannot be reached.
+    pub unreachable: Counter,
+}
+
 /// What one worker counts for one service besides its servers' counters.
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
@@ -175,6 +193,7 @@ pub struct WorkerCounters {
     pub snapshot_generation: Counter,
     servers: Box<[ServerCounters]>,
     loads: Box<[ServerLoad]>,
+    outcomes: Box<[ServerOutcomes]>,
     services: Box<[ServiceCounters]>,
 }
 
@@ -214,6 +233,7 @@ impl WorkerCounters {
             snapshot_generation: Counter::default(),
             servers: filled(max_servers),
             loads: filled(max_servers),
+            outcomes: filled(max_servers),
             services: filled(max_services),
         }
     }
@@ -228,6 +248,12 @@ impl WorkerCounters {
     #[inline(always)]
     pub fn load(&self, id: ServerId) -> &ServerLoad {
         &self.loads[id.0 as usize]
+    }
+
+    /// What became of a server's connections.
+    #[inline(always)]
+    pub fn outcomes(&self, id: ServerId) -> &ServerOutcomes {
+        &self.outcomes[id.0 as usize]
     }
 
     /// The counters of a service.

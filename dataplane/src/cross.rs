@@ -131,6 +131,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
         job: &mut Job<Io::Packet, C::Other>,
         id: ConnId,
     ) -> Verdict {
+        self.hear_server::<C, _>(id, job);
         if job.ip.ttl <= 1 {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
         }

@@ -20,6 +20,14 @@ pub struct AdjacencyId(pub u32);
 impl AdjacencyId {
     /// Not resolved yet.
     pub const NONE: Self = Self(u32::MAX);
+    /// From here on, all are as good as [`NONE`](Self::NONE): connections tell several apart.
+    pub(crate) const FIRST_NONE: Self = Self(u32::MAX - 3);
+
+    /// Whether it leads nowhere.
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        self.0 >= Self::FIRST_NONE.0
+    }
 }
 
 /// A resolved next hop: all that is needed to send a packet there.

@@ -118,7 +118,10 @@ pub(crate) fn receive<Io: WorkerIo, A: Ip>(
             cross::relay_to_server(pipeline, snapshot, job, id, &outer)
         }
         Some((id, side)) => {
-            let conn = table.get(id).clone();
+            if side == Side::Outbound {
+                pipeline.note_error::<A>(id, says_unreachable(A::FAMILY, &packet[l4..]));
+            }
+            let conn = A::table(&mut pipeline.tables).get(id).clone();
             relay(pipeline, snapshot, job, conn, side, outer)
         }
         None => match A::Other::table(&mut pipeline.tables).find_far(&tuple) {
@@ -144,6 +147,29 @@ fn checksum_is_right<A: Ip>(packet: &[u8], l4: usize, job: &Job<impl PacketBuf, 
     let message = &packet[l4..];
     let sum = pseudo_header(job.ip.tuple.src, job.ip.tuple.dst, message.len());
     sum.add_bytes(message).finish() == 0
+}
+
+/// Whether an error says that a host or port cannot be reached, whatever is sent there. Errors that find fault with the packet
+/// (its size, its source address, a source route) say nothing of the sort.
+fn says_unreachable(family: Family, message: &[u8]) -> bool {
+    match (family, message[icmp::TYPE], message[icmp::CODE]) {
+        (Family::V4, icmp::DESTINATION_UNREACHABLE, code) => {
+            !matches!(code, icmp::FRAGMENTATION_NEEDED | icmp::SOURCE_ROUTE_FAILED)
+        }
+        (Family::V6, icmpv6::DESTINATION_UNREACHABLE, code) => {
+            // Also the code of a route that rejects (RFC 4443 section 3.1).
+            const REJECTED: u8 = 6;
+            matches!(
+                code,
+                icmpv6::NO_ROUTE
+                    | icmpv6::PROHIBITED
+                    | icmpv6::ADDRESS_UNREACHABLE
+                    | icmpv6::PORT_UNREACHABLE
+                    | REJECTED
+            )
+        }
+        _ => false,
+    }
 }
 
 /// Passes an error on to the other end of the connection, its quoted packet as that end knows it.

@@ -28,6 +28,7 @@ mod limit;
 pub mod marks;
 mod mss;
 mod one_packet;
+mod outcome;
 mod output;
 pub mod packet;
 mod persistence;

@@ -48,10 +48,23 @@ fn has_ended(state: State) -> bool {
 
 /// True for a SYN and for an INIT: the client knows of no connection. UDP has nothing like it.
 pub(crate) fn begins<P: PacketBuf, A>(job: &Job<P, A>) -> bool {
-    let flags = job.ip.flags;
-    match job.ip.tuple.protocol {
+    is_first(job.ip.tuple.protocol, job.ip.flags, || job.segment())
+}
+
+/// [`begins`], of a packet's transport header.
+pub(crate) fn is_first<'a>(protocol: Protocol, flags: tcp::Flags, segment: impl FnOnce() -> &'a [u8]) -> bool {
+    match protocol {
         Protocol::TCP => flags.contains(tcp::Flags::SYN) && !flags.contains(tcp::Flags::RST),
-        Protocol::SCTP => sctp::Event::of(job.segment()) == Some(sctp::Event::Init),
+        Protocol::SCTP => sctp::Event::of(segment()) == Some(sctp::Event::Init),
+        _ => false,
+    }
+}
+
+/// True when a server's first packet with this transport header refuses what its client asks for.
+pub(crate) fn is_refusal<'a>(protocol: Protocol, flags: tcp::Flags, segment: impl FnOnce() -> &'a [u8]) -> bool {
+    match protocol {
+        Protocol::TCP => flags.contains(tcp::Flags::RST),
+        Protocol::SCTP => sctp::Event::of(segment()) == Some(sctp::Event::Abort),
         _ => false,
     }
 }

@@ -29,6 +29,7 @@ use crate::icmp::{self, IcmpError};
 use crate::ip::{Ip, Tables};
 use crate::lifecycle::{self, Fate};
 use crate::limit::RateLimit;
+use crate::outcome::note_opening;
 use crate::output::Output;
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
 use crate::persistence;
@@ -425,6 +426,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
 
     /// Sends a server's packet to the connection's client.
     pub(crate) fn outbound<A: Ip>(&mut self, snapshot: &Snapshot, job: &mut Job<Io::Packet, A>, id: ConnId) -> Verdict {
+        self.hear_server::<A, _>(id, job);
         if job.ip.ttl <= 1 {
             return self.reject(snapshot, job, IcmpError::TimeExceeded, DropReason::TtlExceeded);
         }
@@ -480,6 +482,12 @@ impl<Io: WorkerIo> Pipeline<Io> {
             _ => {}
         }
         let (after, server) = (conn.state, conn.server);
+        // Not with the packet that opened the connection.
+        let is_another = || before != after || conn.timer.last_seen() != self.now;
+        if before.is_opening() && side == Side::Inbound && is_another() {
+            let counters = &self.shared.workers[usize::from(self.id.0)].counters;
+            note_opening(conn, ip.flags, || segment(packet, ip), self.now, counters);
+        }
         let is_assured = matches!(after, State::Established | State::SctpEstablished)
             || (after == State::Udp && side == Side::Outbound);
         let is_controlled = conn.flags.contains(ConnFlags::CONTROLLED);

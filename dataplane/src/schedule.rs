@@ -9,7 +9,7 @@ use proto::{Protocol, Tuple, quic, udp};
 use sched::{Expirations, Pool, Request};
 
 use crate::ServerId;
-use crate::conn::{Conn, ConnFlags, ConnId, ConnRecord, InsertError, TICKS_PER_SECOND, Tick};
+use crate::conn::{Conn, ConnFlags, ConnId, ConnRecord, InsertError, TICKS_PER_SECOND, Tick, Unanswered};
 use crate::counters::ServerLoad;
 use crate::defence::Mode;
 use crate::fib::{AdjacencyId, Fib};
@@ -338,7 +338,7 @@ impl<Io: WorkerIo> Pipeline<Io> {
             flags: flags::<A>(service, server, tuple.protocol),
             server: server.id,
             to_server: AdjacencyId::NONE,
-            to_client: AdjacencyId::NONE,
+            to_client: Unanswered::Once.code(),
             epoch: snapshot.epoch(),
             timer: Default::default(),
         };

@@ -43,7 +43,7 @@ impl Way {
 
 /// Resolves `dst` unless `cached` holds the answer, and keeps the answer there.
 fn way<A: Ip>(cached: &mut AdjacencyId, fib: &Fib, dst: A, flow: u64) -> Way {
-    if *cached == AdjacencyId::NONE {
+    if cached.is_none() {
         match fib.resolve(dst, flow as u32) {
             Resolution::Ready(adjacency) => *cached = adjacency,
             Resolution::Unresolved { port, next_hop, mtu } => {

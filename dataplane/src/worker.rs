@@ -16,6 +16,7 @@ use arc_swap::{ArcSwap, Cache};
 use crate::clock::Clock;
 use crate::conn::{ConnRecord, Tick};
 use crate::conn_log::{ConnLog, ConnLogConfig, EndReason};
+use crate::outcome::count_expired;
 use crate::packet::{BURST, Burst, PacketBuf, WorkerIo};
 use crate::pipeline::{Origin, Pipeline, count_ended};
 use crate::reassembly::Carrier;
@@ -319,12 +320,14 @@ fn expire<Io: WorkerIo>(pipeline: &mut Pipeline<Io>) {
     let Pipeline { tables, log, scheduling, .. } = pipeline;
     tables.v4.expire(now, EXPIRE_BUDGET, |conn_id, conn, template| {
         count_ended(shared, id, conn, template);
+        count_expired(counters, conn);
         if let Some(log) = log {
             log.end::<Ipv4Addr>(conn_id, EndReason::Timeout, now, counters, || scheduling.record(conn, now));
         }
     });
     tables.v6.expire(now, EXPIRE_BUDGET, |conn_id, conn, template| {
         count_ended(shared, id, conn, template);
+        count_expired(counters, conn);
         if let Some(log) = log {
             log.end::<Ipv6Addr>(conn_id, EndReason::Timeout, now, counters, || scheduling.record(conn, now));
         }

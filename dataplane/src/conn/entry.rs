@@ -50,6 +50,29 @@ bitflags::bitflags! {
     }
 }
 
+/// How far a connection has come whose server has not been heard, or not directly.
+///
+/// It takes the place of the way to the client, which is first needed for the server's first packet: that packet takes the
+/// long way anyway, so that nothing has to be asked on the short one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The client has asked once.
+    Once,
+    /// The client has asked again.
+    Again,
+    /// It counts as failed.
+    Failed,
+}
+
+impl Unanswered {
+    /// What stands for it in [`Conn::to_client`].
+    pub const fn code(self) -> AdjacencyId {
+        AdjacencyId(AdjacencyId::FIRST_NONE.0 + self as u32)
+    }
+}
+
+const _: () = assert!(Unanswered::Failed.code().0 < AdjacencyId::NONE.0);
+
 /// A connection. Addresses of client, virtual service, director and real server ("destination").
 ///
 /// In FULLNAT mode the director's local address talks to the server, in TUN mode it is the source of the outer header. In NAT
@@ -88,7 +111,8 @@ pub struct Conn<A> {
     pub server: ServerId,
     /// Where packets to the server go, valid while the FIB is that of `epoch`.
     pub to_server: AdjacencyId,
-    /// Where packets to the client go, likewise.
+    /// Where packets to the client go, likewise. Until the server is heard, which packet nobody needs it before: see
+    /// [`Unanswered`].
     pub to_client: AdjacencyId,
     /// [Epoch](Snapshot::epoch) of the snapshot that the connection was last compared with: its server is configured
     /// there, its timeout and the two adjacencies are right.
@@ -105,8 +129,30 @@ impl<A: Address> Conn<A> {
     pub fn forget_stale_ways(&mut self, snapshot: &Snapshot) {
         if !snapshot.has_fib_of(self.epoch) {
             self.to_server = AdjacencyId::NONE;
+            if !self.to_client.is_none() {
+                self.to_client = AdjacencyId::NONE;
+            }
+        }
+    }
+
+    /// How far it has come, if its server has not been heard.
+    #[inline(always)]
+    pub fn unanswered(&self) -> Option<Unanswered> {
+        [Unanswered::Once, Unanswered::Again, Unanswered::Failed].into_iter().find(|how| how.code() == self.to_client)
+    }
+
+    /// Notes how far it has come while its server is silent.
+    pub fn set_unanswered(&mut self, how: Unanswered) {
+        self.to_client = how.code();
+    }
+
+    /// Notes that its server is heard; returns how far it had come before.
+    pub fn set_answered(&mut self) -> Option<Unanswered> {
+        let before = self.unanswered();
+        if before.is_some() {
             self.to_client = AdjacencyId::NONE;
         }
+        before
     }
 
     /// Notes that the connection had a packet, so that it does not end for another timeout.

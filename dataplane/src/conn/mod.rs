@@ -20,7 +20,7 @@ pub mod wheel;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{Conn, ConnFlags, ConnId, ConnRecord, Side};
+pub use entry::{Conn, ConnFlags, ConnId, ConnRecord, Side, Unanswered};
 pub use extra::{Announced, Extra};
 pub use far::FarEnd;
 pub use hash::TupleHasher;

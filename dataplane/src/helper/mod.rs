@@ -19,7 +19,7 @@ use proto::parse::Fragment;
 use proto::state::State;
 use proto::{Protocol, Tuple, tcp};
 
-use crate::conn::{Announced, Conn, ConnFlags, ConnId, InsertError, Side};
+use crate::conn::{Announced, Conn, ConnFlags, ConnId, InsertError, Side, Unanswered};
 use crate::conn_log::EndReason;
 use crate::directory::EnterError;
 use crate::fib::AdjacencyId;
@@ -314,7 +314,7 @@ fn data_connection<A: Ip>(control: &Conn<A>) -> Conn<A> {
         state: State::Listen,
         flags: ConnFlags::empty(),
         to_server: AdjacencyId::NONE,
-        to_client: AdjacencyId::NONE,
+        to_client: Unanswered::Once.code(),
         timer: Default::default(),
         ..control.clone()
     }

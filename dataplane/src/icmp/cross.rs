@@ -3,9 +3,9 @@
 
 use proto::icmp::ErrorFields;
 use proto::translation::{error_to_v4, error_to_v6};
-use proto::{Family, Protocol, Tuple, icmp, ipv4, ipv6, tcp, udp};
+use proto::{Address, Family, Protocol, Tuple, icmp, ipv4, ipv6, tcp, udp};
 
-use super::{Quote, count, emit};
+use super::{Quote, count, emit, says_unreachable};
 use crate::conn::{ConnId, Side};
 use crate::forward::nat;
 use crate::forward::translate::{addresses, packet_len};
@@ -29,9 +29,11 @@ pub(super) fn relay_to_client<Io: WorkerIo, C: Ip>(
     id: ConnId,
     quoted: &Quote<C::Other>,
 ) -> Verdict {
-    let conn = C::table(&mut pipeline.tables).get_mut(id);
-    let mtu = way_to_client(conn, snapshot, job.hash).mtu(&snapshot.fib);
-    let conn = conn.clone();
+    let message = &job.packet.data()[job.ip.l4.into()..];
+    pipeline.note_error::<C>(id, says_unreachable(C::Other::FAMILY, message));
+    // A copy, as the server's first packet is to find the way anew: see `Unanswered`.
+    let mut conn = C::table(&mut pipeline.tables).get(id).clone();
+    let mtu = way_to_client(&mut conn, snapshot, job.hash).mtu(&snapshot.fib);
     count(pipeline, &conn, Side::Outbound, job.ip.len);
     relay(pipeline, snapshot, job, quoted, conn.vaddr, &conn.inbound(), mtu)
 }

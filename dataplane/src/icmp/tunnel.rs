@@ -7,7 +7,7 @@ use proto::ethernet::EtherType;
 use proto::icmp::ErrorFields;
 use proto::{Family, Protocol, Tuple, gre, gue, icmp, icmpv6, udp};
 
-use super::{IcmpError, Quote, checksum_is_right, count, emit, quote};
+use super::{IcmpError, Quote, checksum_is_right, count, emit, quote, says_unreachable};
 use crate::conn::Side;
 use crate::ip::Ip;
 use crate::ipsec::connection_tuple;
@@ -81,8 +81,8 @@ fn relay<Io: WorkerIo, A: Ip, B: Ip>(
 ) -> Verdict {
     let tuple = connection_tuple(inner.tuple);
     let table = B::table(&mut pipeline.tables);
-    let conn = match table.find(table.hash(&tuple), &tuple) {
-        Some((id, Side::Inbound)) if table.get(id).mode == ForwardMode::Tunnel => table.get(id).clone(),
+    let (id, conn) = match table.find(table.hash(&tuple), &tuple) {
+        Some((id, Side::Inbound)) if table.get(id).mode == ForwardMode::Tunnel => (id, table.get(id).clone()),
         _ => {
             return match pipeline.elsewhere(snapshot, &tuple, job.tried) {
                 Some(owner) => Verdict::Steer(owner),
@@ -96,6 +96,10 @@ fn relay<Io: WorkerIo, A: Ip, B: Ip>(
     if !checksum_is_right(packet, l4, job) {
         return Verdict::Drop(DropReason::BadIcmp);
     }
+    // Anybody knows the packets that he sent: only if the error also names the server, it says something of it.
+    let names_server = A::from_ip(pipeline.scheduling.address_of(conn.server))
+        == Some(A::read(&packet[l4 + icmp::HEADER_LEN + A::DST..]));
+    pipeline.note_error::<B>(id, names_server && says_unreachable(A::FAMILY, &packet[l4..]));
     // From the outer header to the inner one.
     let overhead = (inner.l3 - l4 - icmp::HEADER_LEN) as u32;
     let error = about_inner::<A, B>(&packet[l4..], overhead);
