@@ -80,7 +80,7 @@ pub(crate) fn note_opening<'a, A: Ip>(
             }
             Unanswered::Failed => {}
         },
-        (false, false) if conn.state == State::Established => {
+        (false, false) if matches!(conn.state, State::Established | State::SctpEstablished) => {
             conn.set_answered();
             if unanswered != Unanswered::Failed {
                 outcomes.answered.add(1);

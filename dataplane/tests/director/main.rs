@@ -19,6 +19,7 @@ mod ipsec;
 mod lifecycle;
 mod neighbours;
 mod one_packet;
+mod outcome;
 mod proxy;
 mod robustness;
 mod scheduling;
