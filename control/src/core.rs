@@ -26,7 +26,7 @@ use crate::local::LocalAddresses;
 use crate::metrics::{ControlMetrics, Publications};
 use crate::registry::{Draft, Registry};
 use crate::settings;
-use crate::stats::{self, SAMPLE_INTERVAL, Stats};
+use crate::stats::{self, Outcomes, SAMPLE_INTERVAL, Stats};
 use crate::trouble::Watch;
 
 pub use self::handle::{Batch, CoreHandle, Outcome, Running};
@@ -128,6 +128,8 @@ pub struct Core {
 const LINK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the shares of servers that start slowly grow.
 const RAMP_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked at what became of connections.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Core {
     /// An empty configuration, published, and the handle to change it.
@@ -164,6 +166,8 @@ impl Core {
         link_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ramps = tokio::time::interval(RAMP_INTERVAL);
         ramps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let verdicts = self.health.board();
         let mut follow = true;
         loop {
@@ -185,6 +189,11 @@ impl Core {
                 }
                 _ = ramps.tick(), if self.health.is_ramping() => {
                     let effects = self.health.ramp(&self.registry, Instant::now());
+                    self.take_effects(effects);
+                }
+                _ = looks.tick(), if self.health.is_watching() => {
+                    let counts = |slot| Outcomes::of(&self.parts.shared, slot);
+                    let effects = self.health.look(&self.registry, counts, Instant::now());
                     self.take_effects(effects);
                 }
                 due = ticks.tick() => {

@@ -18,7 +18,7 @@ use dataplane::verdict::DropReason;
 use dataplane::{PortId, ServerId as ServerSlot, ServiceId as ServiceSlot};
 use dpvs_api::{DropCount, FlowStats, WorkerStats};
 
-pub use self::books::{Books, Counts, FlowCounts, ServiceCounts};
+pub use self::books::{Books, Counts, FlowCounts, Outcomes, ServiceCounts};
 use crate::registry::Change;
 
 /// How often [`Stats::sample`] wants to be called.

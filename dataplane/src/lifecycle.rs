@@ -3,11 +3,14 @@
 use proto::state::State;
 use proto::{Protocol, Tuple, sctp, tcp};
 
-use crate::conn::Conn;
+use crate::WorkerId;
+use crate::conn::{Conn, ConnFlags};
 use crate::ip::Ip;
 use crate::packet::PacketBuf;
 use crate::pipeline::Job;
+use crate::shared::Shared;
 use crate::snapshot::{Presence, Reuse, Snapshot};
+use crate::templates::TemplateId;
 
 /// What becomes of a connection that a client's packet belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,4 +95,17 @@ pub(crate) fn is_stray<P: PacketBuf, A: Ip>(snapshot: &Snapshot, job: &Job<P, A>
         _ => false,
     };
     snapshot.settings.nat_icmp_send && !ends && !snapshot.services.nat_services(protocol, src, sport).is_empty()
+}
+
+/// Takes an ended connection out of what is shared: its server's counters, its template, the directory of replies.
+pub(crate) fn count_ended<A: Ip>(shared: &Shared, worker: WorkerId, conn: &Conn<A>, template: Option<TemplateId>) {
+    let load = shared.worker(worker).counters.load(conn.server);
+    template.inspect(|&template| shared.templates.release(template));
+    if conn.flags.contains(ConnFlags::NOTED) {
+        shared.replies.as_ref().inspect(|replies| replies.remove(&conn.outbound(), worker));
+    }
+    match conn.state.is_active() {
+        true => load.active.sub(1),
+        false => load.inactive.sub(1),
+    }
 }

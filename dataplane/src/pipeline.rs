@@ -27,7 +27,7 @@ use crate::forward::tun::Tunnel;
 use crate::helper::Helpers;
 use crate::icmp::{self, IcmpError};
 use crate::ip::{Ip, Tables};
-use crate::lifecycle::{self, Fate};
+use crate::lifecycle::{self, Fate, count_ended};
 use crate::limit::RateLimit;
 use crate::outcome::note_opening;
 use crate::output::Output;
@@ -39,7 +39,7 @@ use crate::schedule::Scheduling;
 use crate::shared::Shared;
 use crate::snapshot::{ForwardMode, Snapshot};
 use crate::steer::{Links, Ownership, Steered};
-use crate::templates::{Sweep, TemplateId};
+use crate::templates::Sweep;
 use crate::verdict::{DropReason, Verdict};
 use crate::way::{Overhead, Way, fit, send, way_to_client, way_to_server};
 use crate::{PortId, WorkerId};
@@ -674,19 +674,6 @@ pub(crate) fn readdress_inbound<P: PacketBuf, A: Ip>(
 fn renumber<P: PacketBuf, A: Ip>(job: &mut Job<P, A>, id: u16) {
     if job.fragment_mtu.is_some() {
         A::renumber(&mut job.packet.data_mut()[job.ip.l3.into()..], id);
-    }
-}
-
-/// Takes an ended connection out of what is shared: its server's counters, its template, the directory of replies.
-pub(crate) fn count_ended<A: Ip>(shared: &Shared, worker: WorkerId, conn: &Conn<A>, template: Option<TemplateId>) {
-    let load = shared.worker(worker).counters.load(conn.server);
-    template.inspect(|&template| shared.templates.release(template));
-    if conn.flags.contains(ConnFlags::NOTED) {
-        shared.replies.as_ref().inspect(|replies| replies.remove(&conn.outbound(), worker));
-    }
-    match conn.state.is_active() {
-        true => load.active.sub(1),
-        false => load.inactive.sub(1),
     }
 }
 

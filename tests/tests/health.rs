@@ -1,9 +1,9 @@
-//! Health checks of dpvsd itself, against real servers that die and come back; `revival.rs` has them under load.
+//! Health checks of dpvsd itself, against real servers that die and come back, and passive ones; `revival.rs` has them under load.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dpvs_e2e::traffic::who_answers;
+use dpvs_e2e::traffic::{dig, who_answers};
 use dpvs_e2e::{Config, Lab, Topology, eventually};
 
 const VIP: &str = "http://192.0.2.100/";
@@ -154,5 +154,98 @@ fn every_kind_of_check_finds_what_is_there() {
     expect(&lab, "-t 192.0.2.101:80", "21=0 22=0 23=5", Duration::from_secs(8));
     let shown = lab.ctl("services show tcp/192.0.2.101:80");
     assert!(shown.contains("icmp 198.51.100.22") && shown.contains("not done within 1 s"), "{shown}");
+    lab.stop_director("TERM");
+}
+
+/// A FULLNAT service whose servers, 198.51.100.21 and .22, are judged by what becomes of clients' connections alone.
+fn watched(protocol: &str, address: &str) -> String {
+    let port = address.rsplit(':').next().unwrap_or_default();
+    let server = |n: u8| format!("[[services.servers]]\naddress = \"198.51.100.{n}:{port}\"\nmode = \"fullnat\"\n");
+    format!(
+        "\n[[services]]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\nscheduler = \"wrr\"\n\
+         local_addresses = [\"198.51.100.201\"]\n[services.health]\nslow_start = 3\n\
+         [services.health.passive]\ninterval = 5\nerror_limit = 4\nbase_ejection_time = 3\n{}{}",
+        server(21),
+        server(22)
+    )
+}
+
+/// Time from an ejection that the counts call for until it is in force: two looks a second, and some more.
+const LOOK: Duration = Duration::from_millis(1500);
+
+#[test]
+fn servers_that_fail_clients_are_ejected_for_a_time() {
+    let (web, names) = ("-t 192.0.2.100:80", "-u 192.0.2.100:53");
+    let lab = Lab::with_hosts(Topology::TwoArm, 1, 2);
+    lab.serve(&["http", "dns"]);
+    let services = watched("tcp", "192.0.2.100:80") + &watched("udp", "192.0.2.100:53");
+    let config = Config::of(&lab, 2, |text| text + &services);
+    lab.start_with(&config.path());
+    for service in [web, names] {
+        expect(&lab, service, "21=1 22=1", Duration::from_secs(5));
+    }
+    // Each worker has a turn of its own.
+    let share = share_of_first(&lab, 20);
+    assert!((9..=11).contains(&share), "{share} of 20");
+
+    // Nobody listens any longer: resets in answer to SYNs.
+    let requests = format!("for i in $(seq 60); do curl -s --max-time 1 {VIP} || echo failed; sleep 0.02; done");
+    let load = lab.spawn("c1", &["bash", "-c", &requests]);
+    std::thread::sleep(Duration::from_millis(300));
+    lab.kill("s1", "http");
+    println!("refused: out after {:?}", expect(&lab, web, "22=1", LOOK));
+    let out = Instant::now();
+    let shown = lab.ctl("services show tcp/192.0.2.100:80");
+    assert!(shown.contains("ejected") && shown.contains("refused); ejected for 3 s (returns in"), "{shown}");
+    assert_eq!(share_of_first(&lab, 20), 0);
+    drop(load.finish(Duration::from_secs(30)));
+    let _revived = lab.revive("s1", "http");
+
+    // Nobody reads the datagrams: port unreachable.
+    let address = "192.0.2.100:53".parse().expect("an address");
+    let ask = || dig(&lab, "c1", address, "whoami.", &[]);
+    lab.kill("s1", "dns");
+    for _ in 0..10 {
+        let _ = ask();
+    }
+    println!("unreachable: out after {:?}", expect(&lab, names, "22=1", LOOK));
+    for _ in 0..4 {
+        assert_eq!(ask(), Ok(vec!["s2".to_owned()]));
+    }
+
+    expect(&lab, web, "21=1 22=1", Duration::from_secs(5));
+    let away = out.elapsed();
+    assert!((Duration::from_millis(2500)..Duration::from_secs(5)).contains(&away), "back after {away:?}, not 3 s");
+    let early = share_of_first(&lab, 20);
+    println!("of 20 requests at first, {early} went to the server that returned");
+    assert!((1..=7).contains(&early), "a slow start: {early} of 20");
+
+    // It is silent, as it knows no way back: only the third SYN of a client tells.
+    lab.run("s1", &["ip", "route", "add", "blackhole", "198.51.100.201/32"]);
+    let began = Instant::now();
+    let requests = format!("for i in $(seq 80); do curl -s --max-time 4 {VIP} & done; wait");
+    let load = lab.spawn("c1", &["bash", "-c", &requests]);
+    expect(&lab, web, "22=1", Duration::from_secs(6));
+    println!("silent: out after {:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_millis(1800), "the client has asked three times");
+    let shown = lab.ctl("services show tcp/192.0.2.100:80");
+    assert!(shown.contains("timeout); ejected for"), "{shown}");
+    drop(load.finish(Duration::from_secs(30)));
+
+    // The last one stays, however bad it is.
+    lab.kill("s2", "http");
+    lab.shell("c1", &format!("for i in $(seq 20); do curl -s --max-time 1 {VIP} || true; done"));
+    std::thread::sleep(LOOK);
+    assert_eq!(listed(&lab, web), "22=1");
+    let socket = lab.directory().join("lb/dpvsd.sock");
+    let metrics = lab.run("lb", &["curl", "-sSf", "--unix-socket", &socket.to_string_lossy(), "http://d/metrics"]);
+    let [first, second] = [21, 22].map(|n| format!("service=\"tcp/192.0.2.100:80\",server=\"198.51.100.{n}:80\""));
+    for line in [
+        format!("dpvs_server_ejections_total{{{first}}} 2\n"),
+        format!("dpvs_server_ejected{{{first}}} 1\n"),
+        format!("dpvs_server_failed_connections_total{{{second},reason=\"refused\"}} 20\n"),
+    ] {
+        assert!(metrics.contains(&line), "no line {line}in\n{metrics}");
+    }
     lab.stop_director("TERM");
 }

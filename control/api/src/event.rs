@@ -36,7 +36,7 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "is_zero")]
         omitted: usize,
     },
-    /// A health check decided that a server is available again, or no longer.
+    /// A health check, or what became of connections, decided that a server is available again, or no longer.
     ServerHealth {
         /// The service.
         service: ServiceId,
@@ -44,7 +44,7 @@ pub enum EventKind {
         server: SocketAddr,
         /// Whether it takes connections.
         up: bool,
-        /// What the check found.
+        /// What was found.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },

@@ -2,6 +2,7 @@
 //!
 //! All times are in seconds, with decimals if need be: `interval = 0.5`.
 
+mod passive;
 mod probe;
 mod status;
 mod value;
@@ -11,11 +12,12 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use passive::{FailureKind, Passive};
 pub use probe::{
     DnsProbe, DnsRcode, DnsTransport, DnsType, ExternalProbe, GrpcProbe, HttpMethod, HttpProbe, HttpVersion, IcmpProbe,
     Probe, SmtpProbe, TcpProbe, Tls, UdpProbe,
 };
-pub use status::{CheckStatus, HealthState, QuorumStatus, ServerHealthStatus};
+pub use status::{CheckStatus, HealthState, PassiveStatus, QuorumStatus, ServerHealthStatus, ServerState};
 pub use value::{Digest, Pattern, Payload, Seconds, StatusRange};
 
 /// How the servers of a service are checked, and what happens when checks fail.
@@ -25,6 +27,9 @@ pub struct Health {
     /// Checks of every server that has none of its own. A server is up while all of its checks are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
+    /// Judges servers by what becomes of clients' connections; absent: does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
     /// What becomes of a server that is down.
     pub on_failure: OnFailure,
     /// What servers are taken for until their first check has ended.
@@ -55,6 +60,7 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             checks: Vec::new(),
+            passive: None,
             on_failure: OnFailure::default(),
             initially: Initially::default(),
             quorum: 1,

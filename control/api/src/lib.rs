@@ -23,9 +23,10 @@ pub use connection::{Connection, ConnectionPage};
 pub use error::{ApiError, ErrorKind};
 pub use event::{Author, Change, Event, EventKind};
 pub use health::{
-    Check, CheckStatus, Destination, Digest, DnsProbe, DnsRcode, DnsTransport, DnsType, ExternalProbe, GrpcProbe,
-    Health, HealthState, HttpMethod, HttpProbe, HttpVersion, IcmpProbe, Initially, OnFailure, Pattern, Payload, Probe,
-    QuorumStatus, Seconds, ServerHealth, ServerHealthStatus, SmtpProbe, StatusRange, TcpProbe, Tls, UdpProbe,
+    Check, CheckStatus, Destination, Digest, DnsProbe, DnsRcode, DnsTransport, DnsType, ExternalProbe, FailureKind,
+    GrpcProbe, Health, HealthState, HttpMethod, HttpProbe, HttpVersion, IcmpProbe, Initially, OnFailure, Passive,
+    PassiveStatus, Pattern, Payload, Probe, QuorumStatus, Seconds, ServerHealth, ServerHealthStatus, ServerState,
+    SmtpProbe, StatusRange, TcpProbe, Tls, UdpProbe,
 };
 pub use id::{Family, ParseServiceIdError, ServiceId};
 pub use mark::{MarkRule, Network, PortRange};

@@ -1,8 +1,8 @@
 //! What people see.
 
 use dpvs_api::{
-    Connection, DropCount, ForwardMode, LocalPorts, MarkRule, Persistence, PortStats, Protocol, QuorumStatus,
-    SchedulerFlag, ServerStatus, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
+    Connection, DropCount, ForwardMode, LocalPorts, MarkRule, PassiveStatus, Persistence, PortStats, Protocol,
+    QuorumStatus, SchedulerFlag, ServerStatus, ServiceStatus, Status, Sysctls, Timeouts, WorkerStats,
 };
 
 use crate::numbers::{count, duration, percent};
@@ -168,7 +168,7 @@ fn weight(status: &ServerStatus) -> String {
     }
 }
 
-/// How servers do by their checks.
+/// How servers do by their checks and their connections.
 fn checks(servers: &[ServerStatus]) -> String {
     let mut table = Table::new([
         Text("SERVER"),
@@ -200,8 +200,33 @@ fn checks(servers: &[ServerStatus]) -> String {
                 format!("{error}{ago}"),
             ]);
         }
+        if let Some(passive) = &health.passive {
+            let first = |text: String| if health.checks.is_empty() { text } else { String::new() };
+            let failed = passive.refused + passive.timed_out + passive.unreachable;
+            table.row([
+                first(status.server.address.to_string()),
+                first(health.state.name().to_owned()),
+                "passive".to_owned(),
+                if passive.returns_in.is_some() { "ejected" } else { "up" }.to_owned(),
+                passive.returns_in.and(passive.reason_seconds).map_or("-".to_owned(), duration),
+                (passive.answered + failed).to_string(),
+                failed.to_string(),
+                "-".to_owned(),
+                ejection(passive),
+            ]);
+        }
     }
     table.render()
+}
+
+/// Why a server was ejected last, and when it returns or how long ago that was.
+fn ejection(passive: &PassiveStatus) -> String {
+    let Some(reason) = &passive.reason else { return "-".to_owned() };
+    match (passive.returns_in, passive.reason_seconds) {
+        (Some(seconds), _) => format!("{reason} (returns in {})", duration(seconds)),
+        (None, Some(seconds)) => format!("{reason} ({} ago)", duration(seconds)),
+        (None, None) => reason.clone(),
+    }
 }
 
 /// The service's servers and what they are called.

@@ -1,8 +1,8 @@
 //! Every rendering once, in full.
 
 use dpvs_api::{
-    CheckStatus, ClientAddress, FlowStats, HealthState, Protocol, Scheduler, Server, ServerHealthStatus, ServerStatus,
-    Service, ServiceSettings, SorryServer,
+    CheckStatus, ClientAddress, FlowStats, HealthState, PassiveStatus, Protocol, Scheduler, Server, ServerHealthStatus,
+    ServerState, ServerStatus, Service, ServiceSettings, SorryServer,
 };
 
 use super::*;
@@ -108,7 +108,8 @@ fn health() {
     let down = check(HealthState::Down, Some("status 503"));
     let checks = vec![check(HealthState::Up, None), down];
     status.server_status[1].effective_weight = None;
-    status.server_status[1].health_status = Some(ServerHealthStatus { state: HealthState::Down, seconds: 12, checks });
+    status.server_status[1].health_status =
+        Some(ServerHealthStatus { state: ServerState::Down, seconds: 12, checks, passive: None });
     let text = service(&status);
     assert!(
         text.contains("Quorum              reached for 1 min 1 s: servers of weight 5 are up, 1 needed\n"),
@@ -123,6 +124,37 @@ fn health() {
          \u{20}                     http 10.0.0.2:8080/  down   12 s    30       4    1.2 ms  status 503 (1 s ago)\n"
     );
     assert!(services(&[status]).contains("wrr            1/2"));
+}
+
+#[test]
+fn ejected_servers() {
+    let mut status = service_status();
+    let passive = |returns_in| PassiveStatus {
+        answered: 3,
+        refused: 1,
+        timed_out: 2,
+        unreachable: 4,
+        ejections: 1,
+        reason: Some("5 of 5 connections failed (5 refused); ejected for 30 s".to_owned()),
+        reason_seconds: Some(6),
+        returns_in,
+    };
+    let health = |state, returns_in| {
+        Some(ServerHealthStatus { state, seconds: 6, checks: vec![], passive: Some(passive(returns_in)) })
+    };
+    status.server_status[0].health_status = health(ServerState::Ejected, Some(24));
+    status.server_status[1].health_status = health(ServerState::Up, None);
+    let text = service(&status);
+    let (_, table) = text.rsplit_once("\n\n").unwrap();
+    let why = "5 of 5 connections failed (5 refused); ejected for 30 s";
+    assert_eq!(
+        table,
+        format!(
+            "SERVER         STATE    CHECK    STATE    FOR  RUNS  FAILED  LAST RUN  LAST ERROR\n\
+             10.0.0.1:8080  ejected  passive  ejected  6 s    10       7         -  {why} (returns in 24 s)\n\
+             10.0.0.2:8080  up       passive  up       -      10       7         -  {why} (6 s ago)\n"
+        )
+    );
 }
 
 #[test]

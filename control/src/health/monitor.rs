@@ -5,16 +5,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dpvs_api::{CheckStatus, EventKind, Health, HealthState, QuorumStatus, ServerHealthStatus, ServiceId};
+use dataplane::ServerId as ServerSlot;
+use dpvs_api::{CheckStatus, EventKind, Health, HealthState, QuorumStatus, ServerHealthStatus, ServerState, ServiceId};
 use tokio::task::AbortHandle;
 
 use super::engine::Engine;
 use super::notify::Job;
+use super::outlier::{Candidate, Ejections};
 use super::service::{Configured, News, ServerHealth, ServiceHealth};
 use super::target::{Spec, checks_of};
 use super::watched::{Board, CheckId, Watched};
 use crate::events::Events;
 use crate::registry::{Effect, Entry, Member, Registry};
+use crate::stats::Outcomes;
 
 /// What follows for the servers of services, in the order in which they were added.
 pub(crate) type Effects = Vec<(ServiceId, Vec<Effect>)>;
@@ -22,7 +25,9 @@ pub(crate) type Effects = Vec<(ServiceId, Vec<Effect>)>;
 /// A server's state with its checks.
 #[derive(Clone, Debug)]
 pub(crate) struct CheckedServer {
-    pub state: HealthState,
+    pub state: ServerState,
+    /// If it is judged by what becomes of its connections.
+    pub ejections: Option<Ejections>,
     checks: Vec<Arc<Watched>>,
 }
 
@@ -43,6 +48,8 @@ pub(crate) struct Monitor {
     services: BTreeMap<ServiceId, ServiceHealth>,
     /// Services some of whose servers start slowly just now.
     ramping: BTreeSet<ServiceId>,
+    /// Services whose servers are judged by what becomes of connections.
+    watching: BTreeSet<ServiceId>,
     last_id: CheckId,
 }
 
@@ -68,6 +75,7 @@ impl Monitor {
             checks: HashMap::new(),
             services: BTreeMap::new(),
             ramping: BTreeSet::new(),
+            watching: BTreeSet::new(),
             last_id: 0,
         }
     }
@@ -95,6 +103,11 @@ impl Monitor {
     /// Whether some servers' shares change with time.
     pub fn is_ramping(&self) -> bool {
         !self.ramping.is_empty()
+    }
+
+    /// Whether it is to be looked at what becomes of connections.
+    pub fn is_watching(&self) -> bool {
+        !self.watching.is_empty()
     }
 
     /// Takes note of services that came, changed, or went. Checks that stay go on as if nothing happened.
@@ -128,20 +141,47 @@ impl Monitor {
         self.decide_all(self.ramping.clone(), registry, now)
     }
 
-    /// How a server does by its checks.
+    /// What follows from what became of connections, of which workers have counted so many.
+    pub fn look(&mut self, registry: &Registry, counts: impl Fn(ServerSlot) -> Outcomes, now: Instant) -> Effects {
+        let mut ids = Vec::new();
+        for &id in &self.watching {
+            let (Some(service), Some(entry)) = (self.services.get_mut(&id), registry.service(id)) else { continue };
+            let Some(health) = entry.settings().health.as_deref() else { continue };
+            let Some(passive) = &health.passive else { continue };
+            let candidate = |member: &Member| Candidate {
+                address: member.server.address,
+                slot: member.slot,
+                weight: member.server.weight,
+                counts: counts(member.slot),
+            };
+            let candidates: Vec<Candidate> = entry.servers().iter().map(candidate).collect();
+            if service.look(passive, health.initially, &candidates, now) {
+                ids.push(id);
+            }
+        }
+        self.decide_all(ids, registry, now)
+    }
+
+    /// How a server does by its checks and its connections.
     pub fn server_status(&self, id: ServiceId, address: SocketAddr, now: Instant) -> Option<ServerHealthStatus> {
         let server = self.services.get(&id)?.servers.get(&address)?;
+        let (state, since) = server.shown();
         Some(ServerHealthStatus {
-            state: server.state,
-            seconds: now.saturating_duration_since(server.since).as_secs(),
+            state,
+            seconds: now.saturating_duration_since(since).as_secs(),
             checks: server.checks.iter().map(|check| check.status(now)).collect(),
+            passive: server.passive.as_ref().map(|record| record.status(now)),
         })
     }
 
     /// A server's state and its checks, to be looked at elsewhere.
     pub fn checks(&self, id: ServiceId, address: SocketAddr) -> Option<CheckedServer> {
         let server = self.services.get(&id)?.servers.get(&address)?;
-        Some(CheckedServer { state: server.state, checks: server.checks.clone() })
+        Some(CheckedServer {
+            state: server.shown().0,
+            ejections: server.passive.as_ref().map(|record| record.ejections()),
+            checks: server.checks.clone(),
+        })
     }
 
     /// Whether enough of a service's servers are up; `None` without checks.
@@ -187,8 +227,9 @@ impl Monitor {
         let server = self.services.get(&id).and_then(|service| service.servers.get(&address));
         let failed = server.iter().flat_map(|server| &server.checks);
         let failed = failed.filter(|check| check.verdict().state == HealthState::Down);
-        let reasons: Vec<String> =
-            failed.filter_map(|check| Some(format!("{}: {}", check.spec, check.error()?))).collect();
+        let reasons = failed.filter_map(|check| Some(format!("{}: {}", check.spec, check.error()?)));
+        let ejection = server.and_then(|server| server.passive.as_ref()?.reason());
+        let reasons: Vec<String> = reasons.chain(ejection.map(str::to_owned)).collect();
         let reason = reasons.join("; ");
         match up {
             true => tracing::info!("service {id}: server {address} is up"),
@@ -244,6 +285,9 @@ impl Monitor {
     fn assign(&mut self, id: ServiceId, entry: Option<&Entry>, now: Instant) {
         let mut before = self.services.remove(&id).unwrap_or_default();
         self.ramping.remove(&id);
+        self.watching.remove(&id);
+        let is_watched =
+            entry.is_some_and(|entry| entry.settings().health.as_ref().is_some_and(|h| h.passive.is_some()));
         let mut old: HashMap<CheckId, Arc<Watched>> = HashMap::new();
         for check in before.servers.values().flat_map(|server| &server.checks) {
             old.insert(check.id, Arc::clone(check));
@@ -255,15 +299,16 @@ impl Monitor {
                 .iter()
                 .map(|check| Spec::new(id, &member.server, check))
                 .collect::<Vec<_>>();
-            if specs.is_empty() {
+            if specs.is_empty() && !is_watched {
                 continue;
             }
             let checks: Vec<Arc<Watched>> = specs.into_iter().map(|spec| self.check(spec, id, now)).collect();
             checks.iter().for_each(|check| drop(old.remove(&check.id)));
-            let server = match before.servers.remove(&address) {
+            let mut server = match before.servers.remove(&address) {
                 Some(server) => ServerHealth { checks, ..server },
                 None => ServerHealth::new(checks, now),
             };
+            server.passive.take_if(|_| !is_watched);
             servers.insert(address, server);
         }
         for check in old.values() {
@@ -277,6 +322,9 @@ impl Monitor {
         if !servers.is_empty() {
             before.servers = servers;
             self.services.insert(id, before);
+            if is_watched {
+                self.watching.insert(id);
+            }
         }
     }
 

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dpvs_api::{Health, HealthState, Initially, OnFailure, QuorumStatus, Seconds};
+use dpvs_api::{Health, HealthState, Initially, OnFailure, QuorumStatus, Seconds, ServerState};
 
+use super::outlier::Record;
 use super::watched::{Verdict, Watched};
 use crate::registry::{Effect, MAX_WEIGHT};
 
@@ -17,18 +18,25 @@ const FIRST_SHARE: u32 = 10;
 /// A service whose servers are checked.
 #[derive(Debug, Default)]
 pub(super) struct ServiceHealth {
-    /// Servers that have checks.
+    /// Servers that have checks, or all, if it is looked at what becomes of their connections.
     pub servers: HashMap<SocketAddr, ServerHealth>,
+    /// When the counts of connections began anew.
+    pub interval_began: Option<Instant>,
     quorum: Option<Quorum>,
 }
 
-/// A server that has checks.
+/// A server that is looked at.
 #[derive(Debug)]
 pub(super) struct ServerHealth {
     pub checks: Vec<Arc<Watched>>,
+    /// By its checks alone.
     pub state: HealthState,
-    /// Begin of the state.
+    /// Begin of the state, or of the time since its ejection.
     pub since: Instant,
+    /// What is known of it by its connections.
+    pub passive: Option<Box<Record>>,
+    /// Whether it was ejected when that was decided last.
+    pub was_ejected: bool,
     /// When it came up again, while it gets less than its full share.
     pub ramp: Option<Instant>,
 }
@@ -59,16 +67,34 @@ pub(super) enum News {
 
 impl ServerHealth {
     pub fn new(checks: Vec<Arc<Watched>>, now: Instant) -> Self {
-        Self { checks, state: HealthState::Unknown, since: now, ramp: None }
+        // Nobody will ever say how one without checks does.
+        let state = if checks.is_empty() { HealthState::Up } else { HealthState::Unknown };
+        Self { checks, state, since: now, passive: None, was_ejected: false, ramp: None }
+    }
+
+    /// Begin of its ejection, while that lasts.
+    fn ejected_since(&self) -> Option<Instant> {
+        self.passive.as_ref().and_then(|record| record.ejected_since())
+    }
+
+    /// How it does, and since when.
+    pub fn shown(&self) -> (ServerState, Instant) {
+        match (self.state, self.ejected_since()) {
+            (HealthState::Down, _) => (ServerState::Down, self.since),
+            (_, Some(since)) => (ServerState::Ejected, since),
+            (HealthState::Up, None) => (ServerState::Up, self.since),
+            (HealthState::Unknown, None) => (ServerState::Unknown, self.since),
+        }
     }
 
     /// Whether it takes connections.
-    fn is_usable(&self, initially: Initially) -> bool {
-        match self.state {
-            HealthState::Up => true,
-            HealthState::Down => false,
-            HealthState::Unknown => initially == Initially::Up,
-        }
+    pub fn is_usable(&self, initially: Initially) -> bool {
+        is_usable(self.state, self.ejected_since().is_some(), initially)
+    }
+
+    /// Whether it did when that was decided last.
+    fn was_usable(&self, initially: Initially) -> bool {
+        is_usable(self.state, self.was_ejected, initially)
     }
 
     /// Takes the verdicts of its checks into account. While one of them is unknown, the state stays what it was.
@@ -79,10 +105,12 @@ impl ServerHealth {
             (false, true) => self.state,
             (false, false) => HealthState::Up,
         };
-        if state != self.state {
-            let recovers = self.state == HealthState::Down && state == HealthState::Up;
+        let (was_ejected, is_ejected) = (self.was_ejected, self.ejected_since().is_some());
+        if state != self.state || is_ejected != was_ejected {
+            let was_out = self.state == HealthState::Down || was_ejected;
+            let recovers = was_out && state == HealthState::Up && !is_ejected;
             self.ramp = (recovers && slow_start != Seconds::ZERO).then_some(now);
-            (self.state, self.since) = (state, now);
+            (self.state, self.since, self.was_ejected) = (state, now, is_ejected);
         }
         self.ramp.take_if(|since| share(now.saturating_duration_since(*since), slow_start) == 100);
     }
@@ -95,6 +123,15 @@ fn given_weight(own: u32, verdicts: &[Verdict]) -> Option<u32> {
     given.peek()?;
     let sum = given.fold(i64::from(own), |sum, weight| sum + i64::from(weight) - i64::from(own));
     Some(sum.clamp(0, i64::from(MAX_WEIGHT)) as u32)
+}
+
+fn is_usable(state: HealthState, is_ejected: bool, initially: Initially) -> bool {
+    !is_ejected
+        && match state {
+            HealthState::Up => true,
+            HealthState::Down => false,
+            HealthState::Unknown => initially == Initially::Up,
+        }
 }
 
 /// What part of its weight a server has so long after it came up, in percent.
@@ -141,7 +178,7 @@ impl ServiceHealth {
                 continue;
             };
             let verdicts: Vec<Verdict> = state.checks.iter().map(|check| check.verdict()).collect();
-            let was_usable = state.is_usable(health.initially);
+            let was_usable = state.was_usable(health.initially);
             state.update(&verdicts, health.slow_start, now);
             let is_usable = state.is_usable(health.initially);
             if is_usable != was_usable {

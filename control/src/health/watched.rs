@@ -143,6 +143,12 @@ impl Watched {
         Verdict { state: record.counter.state(), weight: record.weight }
     }
 
+    /// How often it ran, and how often it failed.
+    pub fn runs(&self) -> (u64, u64) {
+        let record = self.record();
+        (record.runs, record.failures)
+    }
+
     /// Why a run failed last.
     pub fn error(&self) -> Option<String> {
         self.record().error.as_ref().map(|(error, _)| error.clone())

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dataplane::{ServerId as ServerSlot, snapshot};
-use dpvs_api::ServiceId;
+use dpvs_api::{ForwardMode, ServiceId};
 
 use super::Extent;
 use crate::health::{CheckedServer, Monitor};
@@ -41,6 +41,8 @@ pub(super) struct SeenService {
 pub(super) struct SeenServer {
     /// Where it is.
     pub address: SocketAddr,
+    /// How packets reach it.
+    pub mode: ForwardMode,
     /// Index of its counters.
     pub slot: ServerSlot,
     /// Its weight in the configuration.
@@ -68,6 +70,7 @@ impl Seen {
 fn service(id: ServiceId, entry: &Entry, health: &Monitor, room: &mut usize) -> SeenService {
     let server = |member: &Member| SeenServer {
         address: member.server.address,
+        mode: member.server.mode,
         slot: member.slot,
         configured_weight: member.server.weight,
         weight: member.effective_weight().unwrap_or(0),

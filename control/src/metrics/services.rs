@@ -4,12 +4,12 @@ use std::fmt;
 use std::time::Instant;
 
 use dataplane::snapshot::{ForwardMode, Service};
-use dpvs_api::{CheckStatus, HealthState};
+use dpvs_api::{CheckStatus, HealthState, ServerState};
 
 use super::Scene;
 use super::seen::{SeenServer, SeenService};
 use super::sheet::Sheet;
-use crate::stats::{self, FlowCounts, ServiceCounts};
+use crate::stats::{self, FlowCounts, Outcomes, ServiceCounts};
 
 /// A service as it is shown.
 struct ServiceRow<'a> {
@@ -39,6 +39,7 @@ struct ServerRow<'a> {
     service: usize,
     name: String,
     flow: FlowCounts,
+    outcomes: Outcomes,
     active: u64,
     inactive: u64,
     /// With names that differ.
@@ -62,6 +63,7 @@ pub(super) fn write(scene: &Scene, sheet: &mut Sheet<'_>) -> fmt::Result {
 
     write_services(&rows, sheet)?;
     write_servers(scene, &rows, &servers, sheet)?;
+    write_outcomes(&rows, &servers, sheet)?;
     write_checks(&rows, &servers, sheet)
 }
 
@@ -93,8 +95,9 @@ fn local_ports(scene: &Scene, service: &Service) -> Option<LocalPorts> {
 fn server_row<'a>(scene: &Scene, service: usize, seen: &'a SeenServer, now: Instant) -> ServerRow<'a> {
     let (active, inactive) = stats::connections(&scene.shared, seen.slot);
     let flow = scene.books.server(&scene.shared, seen.slot).unwrap_or_default();
-    let checks = seen.health.iter().flat_map(|health| health.checks(now)).collect();
-    ServerRow { seen, service, name: seen.address.to_string(), flow, active, inactive, checks: distinct(checks) }
+    let outcomes = scene.books.outcomes(&scene.shared, seen.slot).unwrap_or_default();
+    let checks = distinct(seen.health.iter().flat_map(|health| health.checks(now)).collect());
+    ServerRow { seen, service, name: seen.address.to_string(), flow, outcomes, active, inactive, checks }
 }
 
 /// Checks that differ in what their names do not tell get numbers: no series may come twice.
@@ -177,15 +180,47 @@ fn write_servers(
     gauges("server_weight", help, &|row| Some(row.seen.weight.into()))?;
     let help = "Weight in the configuration.";
     gauges("server_configured_weight", help, &|row| Some(row.seen.configured_weight.into()))?;
-    let help = "1 while the server is up by its health checks, 0 while it is down. Missing without checks and before their \
+    let help = "1 while the server is up by its health checks, 0 while it is down or ejected. Missing without checks and before their \
                 first result.";
-    gauges("server_up", help, &|row| is_up(row.seen.health.as_ref()?.state))?;
+    gauges("server_up", help, &|row| is_server_up(row.seen.health.as_ref()?.state))?;
     gauges("server_active_connections", "Connections in an active state.", &|row| Some(row.active))?;
     gauges("server_inactive_connections", "Connections in any other state.", &|row| Some(row.inactive))?;
     gauges("server_persistence_templates", "Persistence templates.", &|row| {
         services[row.service].seen.in_force.persistence?;
         Some(stats::persistent(&scene.shared, row.seen.slot))
     })
+}
+
+/// What became of connections, and what followed from that.
+fn write_outcomes(services: &[ServiceRow<'_>], rows: &[ServerRow<'_>], sheet: &mut Sheet<'_>) -> fmt::Result {
+    // What servers send in DR mode does not pass here, nor do errors about what they get.
+    let watched = || rows.iter().filter(|row| row.seen.mode != dpvs_api::ForwardMode::Dr);
+    let answered = watched().map(|row| (labels(services, row), row.outcomes.answered));
+    let help = "Connections that the server answered; in mode tun, that clients went on with (TCP).";
+    sheet.counters("server_answered_connections", help, answered)?;
+    let failed = watched().flat_map(|row| {
+        let Outcomes { refused, unanswered, expired, unreachable, .. } = row.outcomes;
+        let counts = [("refused", refused), ("timeout", unanswered + expired), ("unreachable", unreachable)];
+        let [service, server] = labels(services, row);
+        counts.map(|(reason, count)| ([service, server, ("reason", reason)], count))
+    });
+    let help = "Connections that the server refused or did not answer, or for which it could not be reached.";
+    sheet.counters("server_failed_connections", help, failed)?;
+    let ejections =
+        || rows.iter().filter_map(|row| Some((labels(services, row), row.seen.health.as_ref()?.ejections?)));
+    let help = "Times that the server was ejected because too many connections to it failed.";
+    sheet.counters("server_ejections", help, ejections().map(|(labels, ejections)| (labels, ejections.count)))?;
+    let now = ejections().map(|(labels, ejections)| (labels, u64::from(ejections.is_ejected)));
+    sheet.gauges("server_ejected", "1 while the server is ejected, else 0.", now)
+}
+
+/// `None`: not known yet.
+fn is_server_up(state: ServerState) -> Option<u64> {
+    match state {
+        ServerState::Unknown => None,
+        ServerState::Up => Some(1),
+        ServerState::Down | ServerState::Ejected => Some(0),
+    }
 }
 
 /// `None`: not known yet.

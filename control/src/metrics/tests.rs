@@ -12,7 +12,7 @@ use crate::core::{DeviceCounters, PortFacts};
 use crate::events::Events;
 use crate::health::Monitor;
 use crate::registry::Registry;
-use crate::stats::Stats;
+use crate::stats::{Outcomes, Stats};
 
 const NOW: u64 = 1_000_000;
 
@@ -126,6 +126,11 @@ fn numbers_stand_where_they_belong() {
         counters.load(slot).inactive.add(n);
         counters.server(slot).in_packets.add(4 * n);
         counters.server(slot).out_bytes.add(5 * n);
+        counters.outcomes(slot).answered.add(6 * n);
+        counters.outcomes(slot).refused.add(n);
+        counters.outcomes(slot).unanswered.add(2 * n);
+        counters.outcomes(slot).expired.add(3 * n);
+        counters.outcomes(slot).unreachable.add(4 * n);
     }
     second.service(ServiceSlot(0)).local_port_exhausted.add(9);
     second.busy_cycles.add(70);
@@ -142,6 +147,10 @@ fn numbers_stand_where_they_belong() {
     scene.control.reloaded(false, at(NOW + 10));
 
     let text = text(scene);
+    let failed = |reason: &str, count: u64| {
+        let labels = format!("service=\"tcp/192.0.2.100:80\",server=\"198.51.100.21:80\",reason=\"{reason}\"");
+        format!("dpvs_server_failed_connections_total{{{labels}}} {count}")
+    };
     let reason = dataplane::verdict::DropReason::ALL[0].name();
     for line in [
         "dpvs_service_connections_total{service=\"tcp/192.0.2.100:80\"} 33",
@@ -154,6 +163,10 @@ fn numbers_stand_where_they_belong() {
         "dpvs_service_servers{service=\"udp/[2001:db8::1]:53\"} 0",
         "dpvs_server_outgoing_bytes_total{service=\"tcp/192.0.2.100:80\",server=\"198.51.100.21:80\"} 55",
         "dpvs_server_inactive_connections{service=\"tcp/192.0.2.100:80\",server=\"198.51.100.21:80\"} 11",
+        "dpvs_server_answered_connections_total{service=\"tcp/192.0.2.100:80\",server=\"198.51.100.21:80\"} 66",
+        &failed("refused", 11),
+        &failed("timeout", 55),
+        &failed("unreachable", 44),
         "dpvs_server_weight{service=\"fwmark/7\",server=\"198.51.100.22:0\"} 1",
         "dpvs_worker_info{worker=\"1\",core=\"6\"} 1",
         "dpvs_worker_busy_cycles_total{worker=\"1\"} 70",
@@ -186,6 +199,7 @@ fn numbers_stand_where_they_belong() {
         has(&text, line);
     }
     assert!(!text.contains("local_endpoints{service=\"fwmark/7\"}"), "only FULLNAT has local endpoints:\n{text}");
+    assert!(!text.contains("answered_connections_total{service=\"fwmark/7\""), "nothing is seen in DR mode:\n{text}");
 }
 
 /// As Prometheus wants it: each sample belongs to the family before it, and none comes twice.
@@ -327,4 +341,34 @@ fn how_much_is_shown_is_a_word_or_a_number() {
         let error = parse(wrong).unwrap_err().to_string();
         assert!(error.contains("\"all\", \"none\" or the largest number"), "{error}");
     }
+}
+
+#[test]
+fn ejected_servers_show() {
+    let mut judged = service(
+        "tcp/192.0.2.100:80",
+        vec![server("198.51.100.21:80", ForwardMode::Nat), server("198.51.100.22:80", ForwardMode::Nat)],
+    );
+    judged.settings.health = serde_json::from_str(r#"{"passive":{}}"#).unwrap();
+    let unseen = service("fwmark/7", vec![server("198.51.100.23:0", ForwardMode::Dr)]);
+    let text = text(scene_after(vec![judged, unseen], Extent::default(), |registry, health| {
+        for unreachable in [0, 5] {
+            // The first slot is that of the first server.
+            let counts = |ServerSlot(slot)| Outcomes {
+                unreachable: if slot == 0 { unreachable } else { 0 },
+                ..Outcomes::default()
+            };
+            let effects = health.look(registry, counts, Instant::now());
+            registry.set_effects(effects);
+        }
+    }));
+    for (host, up) in [(21, 0), (22, 1)] {
+        let labels = format!("service=\"tcp/192.0.2.100:80\",server=\"198.51.100.{host}:80\"");
+        has(&text, &format!("dpvs_server_up{{{labels}}} {up}"));
+        has(&text, &format!("dpvs_server_weight{{{labels}}} {up}"));
+        has(&text, &format!("dpvs_server_ejected{{{labels}}} {}", 1 - up));
+        has(&text, &format!("dpvs_server_ejections_total{{{labels}}} {}", 1 - up));
+        has(&text, &format!("dpvs_server_failed_connections_total{{{labels},reason=\"timeout\"}} 0"));
+    }
+    assert!(!text.contains("dpvs_server_ejected{service=\"fwmark/7\""), "nobody judges it:\n{text}");
 }

@@ -3,7 +3,7 @@
 use std::ops::{Add, AddAssign, Sub};
 use std::sync::Arc;
 
-use dataplane::counters::{Counter, ServiceCounters};
+use dataplane::counters::{Counter, ServerOutcomes, ServiceCounters};
 use dataplane::shared::Shared;
 use dataplane::{ServerId as ServerSlot, ServiceId as ServiceSlot};
 
@@ -99,6 +99,51 @@ impl Sub for ServiceCounts {
     }
 }
 
+/// What became of a server's connections: each counts at most once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// The server answered.
+    pub answered: u64,
+    /// It refused.
+    pub refused: u64,
+    /// It did not answer until the client had asked three times.
+    pub unanswered: u64,
+    /// It did not answer until the client gave up.
+    pub expired: u64,
+    /// It could not be reached.
+    pub unreachable: u64,
+}
+
+impl Outcomes {
+    /// The counters as they stand, earlier uses of the slot included.
+    pub fn of(shared: &Shared, slot: ServerSlot) -> Self {
+        let sum = |counter: fn(&ServerOutcomes) -> &Counter| {
+            shared.workers.iter().map(|worker| counter(worker.counters.outcomes(slot)).get()).sum()
+        };
+        Self {
+            answered: sum(|c| &c.answered),
+            refused: sum(|c| &c.refused),
+            unanswered: sum(|c| &c.unanswered),
+            expired: sum(|c| &c.expired),
+            unreachable: sum(|c| &c.unreachable),
+        }
+    }
+}
+
+impl Sub for Outcomes {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            answered: self.answered.wrapping_sub(other.answered),
+            refused: self.refused.wrapping_sub(other.refused),
+            unanswered: self.unanswered.wrapping_sub(other.unanswered),
+            expired: self.expired.wrapping_sub(other.expired),
+            unreachable: self.unreachable.wrapping_sub(other.unreachable),
+        }
+    }
+}
+
 /// Baselines by slot. They change with the configuration only, so that whoever wants totals can hold a copy and read the
 /// workers' counters himself.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +158,7 @@ struct ServerBook {
     /// `None` once the service is gone.
     service: Option<ServiceSlot>,
     baseline: FlowCounts,
+    outcomes: Outcomes,
 }
 
 /// What is kept for a service.
@@ -130,6 +176,12 @@ impl Books {
     pub fn server(&self, shared: &Shared, slot: ServerSlot) -> Option<FlowCounts> {
         let book = self.servers.get(slot.0 as usize)?.as_ref()?;
         Some(server_counters(shared, slot) - book.baseline)
+    }
+
+    /// What became of a server's connections, if there is a server in the slot.
+    pub fn outcomes(&self, shared: &Shared, slot: ServerSlot) -> Option<Outcomes> {
+        let book = self.servers.get(slot.0 as usize)?.as_ref()?;
+        Some(Outcomes::of(shared, slot) - book.outcomes)
     }
 
     /// A service's totals, those of removed servers included.
@@ -155,7 +207,8 @@ impl Books {
             }
             Change::ServiceRemoved(slot) => self.remove_service(slot),
             Change::ServerAdded(slot, service) | Change::ServerRevived(slot, Some(service)) => {
-                let book = ServerBook { service: Some(service), baseline: server_counters(shared, slot) };
+                let (baseline, outcomes) = (server_counters(shared, slot), Outcomes::of(shared, slot));
+                let book = ServerBook { service: Some(service), baseline, outcomes };
                 put(&mut self.servers, slot.0, Some(book));
                 if let Some(service) = self.service_mut(service) {
                     service.members.push(slot);
@@ -200,6 +253,7 @@ impl Books {
         for member in service.members.clone() {
             if let Some(Some(server)) = self.servers.get_mut(member.0 as usize) {
                 server.baseline = server_counters(shared, member);
+                server.outcomes = Outcomes::of(shared, member);
             }
         }
     }

@@ -261,3 +261,27 @@ fn the_other_counters_are_summed_over_workers() {
     let WorkerStats { busy_ratio, cycles_per_packet, packets_per_burst, .. } = workers[0];
     assert_eq!((busy_ratio, cycles_per_packet, packets_per_burst), (0.0, 0.0, 0.0));
 }
+
+#[test]
+fn outcomes_of_a_server_begin_with_it() {
+    let mut bench = Bench::new();
+    let count = |bench: &Bench, n: u64| {
+        for (worker, n) in [(0, n), (1, 10 * n)] {
+            let outcomes = bench.shared.workers[worker].counters.outcomes(ONE);
+            outcomes.answered.add(n);
+            outcomes.refused.add(2 * n);
+            outcomes.unanswered.add(3 * n);
+            outcomes.expired.add(4 * n);
+            outcomes.unreachable.add(5 * n);
+        }
+    };
+    count(&bench, 100);
+    bench.stats.follow(&[Change::ServiceAdded(SERVICE), Change::ServerAdded(ONE, SERVICE)]);
+    count(&bench, 1);
+    let outcomes = bench.stats.books().outcomes(&bench.shared, ONE);
+    let expected = Outcomes { answered: 11, refused: 22, unanswered: 33, expired: 44, unreachable: 55 };
+    assert_eq!(outcomes, Some(expected));
+    bench.stats.follow(&[Change::Zeroed(SERVICE)]);
+    assert_eq!(bench.stats.books().outcomes(&bench.shared, ONE), Some(Outcomes::default()));
+    assert_eq!(bench.stats.books().outcomes(&bench.shared, TWO), None);
+}

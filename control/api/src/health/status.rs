@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// State of a server or of a check.
+/// State of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HealthState {
@@ -26,15 +26,68 @@ impl HealthState {
     }
 }
 
-/// A server by its checks.
+/// State of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerState {
+    /// Not known yet: some check has not come to a result.
+    Unknown,
+    /// It works.
+    Up,
+    /// A check finds that it does not.
+    Down,
+    /// No check finds anything wrong, but too many connections to it failed.
+    Ejected,
+}
+
+impl ServerState {
+    /// Its name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServerState::Unknown => "unknown",
+            ServerState::Up => "up",
+            ServerState::Down => "down",
+            ServerState::Ejected => "ejected",
+        }
+    }
+}
+
+/// A server by its checks and by what becomes of its connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServerHealthStatus {
-    /// Its state: down if a check is, up if all are.
-    pub state: HealthState,
+    /// Its state: down if a check is, else ejected if it is, up if all checks are.
+    pub state: ServerState,
     /// Seconds in this state.
     pub seconds: u64,
     /// Its checks.
     pub checks: Vec<CheckStatus>,
+    /// What becomes of its connections, if that is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<PassiveStatus>,
+}
+
+/// What becomes of a server's connections. Failures are those that the service has count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PassiveStatus {
+    /// Connections that the server answered in this interval.
+    pub answered: u64,
+    /// Connections that it refused in this interval.
+    pub refused: u64,
+    /// Connections that it did not answer in this interval.
+    pub timed_out: u64,
+    /// Connections in this interval for which it could not be reached.
+    pub unreachable: u64,
+    /// How often it was ejected.
+    pub ejections: u64,
+    /// Why it was ejected last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Seconds since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_seconds: Option<u64>,
+    /// Seconds until it returns, while it is ejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returns_in: Option<u64>,
 }
 
 /// A check of a server.

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use dpvs_api::{HealthState, Operation, Service};
+use dpvs_api::{Operation, ServerState, Service};
 use serde_json::{Value, json};
 
 use super::*;
@@ -44,6 +44,22 @@ impl Bench {
     fn run(&mut self, target: &str, up: bool) {
         self.monitor.run_checks(target, up, self.now);
         let effects = self.monitor.verdicts(&self.registry, self.now);
+        self.registry.set_effects(effects);
+    }
+
+    /// Looks at what became of connections: these servers have refused so many, and have answered none.
+    fn look(&mut self, refused: &[(&str, u64)]) {
+        let slots: HashMap<ServerSlot, u64> = self
+            .registry
+            .services()
+            .flat_map(|(_, entry)| entry.servers())
+            .filter_map(|member| {
+                let address = member.server.address.to_string();
+                Some((member.slot, refused.iter().find(|(server, _)| *server == address)?.1))
+            })
+            .collect();
+        let counts = |slot| Outcomes { refused: slots.get(&slot).copied().unwrap_or(0), ..Outcomes::default() };
+        let effects = self.monitor.look(&self.registry, counts, self.now);
         self.registry.set_effects(effects);
     }
 
@@ -92,7 +108,7 @@ fn a_check_that_services_share_runs_once() {
         status.unwrap()
     };
     assert_eq!(status(&bench, A), status(&bench, B));
-    assert_eq!(status(&bench, A).state, HealthState::Down);
+    assert_eq!(status(&bench, A).state, ServerState::Down);
     let check = &status(&bench, A).checks[0];
     assert_eq!((check.check.as_str(), check.runs, check.failures), ("tcp 10.0.0.1:80", 1, 1));
     assert_eq!(check.error.as_deref(), Some("status 503"));
@@ -218,4 +234,91 @@ fn removal_of_a_server_behind_one_that_is_out_reaches_workers() {
     let (service, server) = (A.parse().unwrap(), "10.0.0.2:80".parse().unwrap());
     bench.apply(&[Operation::DeleteServer { service, server }]);
     assert_eq!(bench.servers(A), weights(&[("10.0.0.3", 2)]));
+}
+
+fn passive() -> Value {
+    json!({ "passive": { "base_ejection_time": 20 } })
+}
+
+#[test]
+fn what_becomes_of_connections_ejects_servers_for_a_time() {
+    let mut bench = Bench::new();
+    let mut followed = bench.monitor.events.follow(None);
+    assert!(!bench.monitor.is_watching());
+    bench.apply(&[add(service("192.0.2.1:80", passive(), &["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]))]);
+    let mut zero = passive();
+    zero["on_failure"] = json!("zero-weight");
+    bench.apply(&[add(service("192.0.2.2:80", zero, &["10.0.0.1:80", "10.0.0.2:80"]))]);
+    assert!(bench.monitor.is_watching());
+    bench.look(&[]);
+    bench.look(&[("10.0.0.1:80", 5)]);
+    assert_eq!(bench.servers(A), weights(&[("10.0.0.2", 2), ("10.0.0.3", 2)]));
+    assert_eq!(bench.servers(B), weights(&[("10.0.0.1", 0), ("10.0.0.2", 2)]));
+
+    let (id, server): (ServiceId, SocketAddr) = (A.parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+    bench.now += Duration::from_secs(5);
+    let status = bench.monitor.server_status(id, server, bench.now).unwrap();
+    let passive = status.passive.unwrap();
+    let reason = "5 of 5 connections failed (5 refused); ejected for 20 s";
+    assert_eq!((status.state, status.seconds, passive.returns_in), (ServerState::Ejected, 5, Some(15)));
+    assert_eq!((passive.reason.as_deref(), passive.reason_seconds), (Some(reason), Some(5)));
+    let shown = bench.monitor.checks(id, server).unwrap();
+    assert_eq!((shown.state, shown.ejections), (ServerState::Ejected, Some(Ejections { count: 1, is_ejected: true })));
+
+    bench.now += Duration::from_secs(15);
+    bench.look(&[("10.0.0.1:80", 9)]);
+    assert_eq!(bench.servers(A), weights(&[("10.0.0.1", 2), ("10.0.0.2", 2), ("10.0.0.3", 2)]));
+    let mut told = Vec::new();
+    while let Ok(Some(event)) = followed.poll() {
+        told.push(event.what.clone());
+    }
+    let reason = Some(reason.to_owned());
+    for service in [id, B.parse().unwrap()] {
+        assert!(told.contains(&EventKind::ServerHealth { service, server, up: false, reason: reason.clone() }));
+        assert!(told.contains(&EventKind::ServerHealth { service, server, up: true, reason: None }));
+    }
+    assert_eq!(told.len(), 4);
+}
+
+#[test]
+fn ejections_survive_changes_of_the_configuration() {
+    let mut bench = Bench::new();
+    let servers = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+    bench.apply(&[add(service("192.0.2.1:80", passive(), &servers))]);
+    bench.look(&[]);
+    bench.look(&[("10.0.0.2:80", 5)]);
+    let without = weights(&[("10.0.0.1", 2), ("10.0.0.3", 2)]);
+    assert_eq!(bench.servers(A), without);
+    let id: ServiceId = A.parse().unwrap();
+    let edit = |health: Value| {
+        let settings = serde_json::from_value(json!({ "health": health })).unwrap();
+        Operation::EditService { service: id, settings }
+    };
+    // Others come, weights change, more is tolerated from now on, and a check is added.
+    bench.apply(&[add(service("192.0.2.2:80", passive(), &servers))]);
+    assert_eq!((bench.servers(A), bench.servers(B).len()), (without.clone(), 3));
+    let mut server = bench.registry.service(id).unwrap().servers()[0].server.clone();
+    server.weight = 7;
+    bench.apply(&[Operation::EditServer { service: id, server }]);
+    let without = weights(&[("10.0.0.1", 7), ("10.0.0.3", 2)]);
+    assert_eq!(bench.servers(A), without);
+    let mut tolerant = once();
+    tolerant["passive"] = json!({ "error_limit": 50 });
+    bench.apply(&[edit(tolerant.clone())]);
+    bench.look(&[("10.0.0.2:80", 5)]);
+    assert_eq!(bench.servers(A), without);
+    // The new check is passed, for the first time since.
+    bench.run("10.0.0.2:80", true);
+    bench.look(&[("10.0.0.2:80", 5)]);
+    let all = weights(&[("10.0.0.1", 7), ("10.0.0.2", 2), ("10.0.0.3", 2)]);
+    assert_eq!(bench.servers(A), all);
+
+    // Who is not looked at any longer takes part.
+    bench.look(&[("10.0.0.2:80", 55)]);
+    assert_eq!(bench.servers(A), without);
+    bench.apply(&[edit(once())]);
+    assert_eq!(bench.servers(A), all);
+    bench.apply(&[Operation::DeleteService { service: B.parse().unwrap() }]);
+    assert!(!bench.monitor.is_watching());
+    assert!(bench.monitor.checks(id, "10.0.0.2:80".parse().unwrap()).unwrap().ejections.is_none());
 }

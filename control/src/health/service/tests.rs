@@ -36,7 +36,11 @@ impl Bench {
             on_failure: OnFailure::Remove,
         };
         Self {
-            service: ServiceHealth { servers: checks.iter().enumerate().map(server).collect(), quorum: None },
+            service: ServiceHealth {
+                servers: checks.iter().enumerate().map(server).collect(),
+                interval_began: None,
+                quorum: None,
+            },
             configured: weights.iter().enumerate().map(configured).collect(),
             checks,
             now,

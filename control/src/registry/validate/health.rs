@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use dpvs_api::{
-    Check, DnsProbe, ExternalProbe, Health, HttpMethod, HttpProbe, Probe, Scheduler, Seconds, Server, ServerHealth,
-    ServiceId, ServiceSettings, SmtpProbe, Tls, UdpProbe,
+    Check, DnsProbe, ExternalProbe, ForwardMode, Health, HttpMethod, HttpProbe, Passive, Probe, Protocol, Scheduler,
+    Seconds, Server, ServerHealth, ServiceId, ServiceSettings, SmtpProbe, Tls, UdpProbe,
 };
 use hyper::header::{HeaderName, HeaderValue};
 
@@ -15,6 +15,8 @@ use crate::health;
 const DAY: u32 = 86_400;
 /// Shortest interval in milliseconds: less is a flood, not a check.
 const MIN_INTERVAL: u32 = 100;
+/// Shortest interval and ejection in milliseconds: counts are looked at twice a second.
+const MIN_PASSIVE_TIME: u32 = 1000;
 /// Shortest timeout in milliseconds.
 const MIN_TIMEOUT: u32 = 10;
 /// Most consecutive runs that a verdict can take.
@@ -33,6 +35,15 @@ pub(in crate::registry) fn of_service(id: ServiceId, settings: &ServiceSettings)
     let Some(health) = settings.health.as_deref() else { return Ok(()) };
     let Health { quorum, hysteresis, slow_start, .. } = *health;
     checks(&health.checks)?;
+    if let Some(passive) = &health.passive {
+        of_passive(passive).map_err(|p| p.within("passive"))?;
+        if settings.one_packet && id.protocol() == Some(Protocol::Udp) {
+            let message = format!(
+                "service {id} cannot judge servers by their connections, as one_packet leaves none: leave out one of the two"
+            );
+            return fail("passive", message);
+        }
+    }
     for (field, program) in [
         ("quorum_up", &health.quorum_up),
         ("quorum_down", &health.quorum_down),
@@ -60,6 +71,31 @@ pub(in crate::registry) fn of_service(id: ServiceId, settings: &ServiceSettings)
     Ok(())
 }
 
+/// What is tolerated of servers' connections.
+fn of_passive(passive: &Passive) -> Checked {
+    let Passive { interval, error_limit, failure_percent, base_ejection_time, max_ejection_time, .. } = *passive;
+    range("interval", interval, MIN_PASSIVE_TIME, DAY * 1000)?;
+    range("base_ejection_time", base_ejection_time, MIN_PASSIVE_TIME, DAY * 1000)?;
+    range("max_ejection_time", max_ejection_time, base_ejection_time.as_millis(), DAY * 1000)?;
+    if error_limit == 0 {
+        return fail("error_limit", "0 failures are no reason to eject a server: give 1 or more");
+    }
+    for (field, percent) in
+        [("failure_percent", failure_percent), ("max_ejection_percent", passive.max_ejection_percent)]
+    {
+        if !(1..=100).contains(&percent) {
+            return fail(field, format!("{percent} is out of range: give 1 to 100"));
+        }
+    }
+    if passive.kinds.is_empty() {
+        return fail("kinds", "without any, no server is ever ejected: name some, or leave out passive");
+    }
+    match passive.kinds.iter().enumerate().find(|(index, kind)| passive.kinds[..*index].contains(kind)) {
+        Some((_, kind)) => fail("kinds", format!("{} stands twice; remove one", kind.name())),
+        None => Ok(()),
+    }
+}
+
 /// Whether a server's weight is its share of new connections, so that half of the weight is half of the share.
 fn has_shares(scheduler: Scheduler) -> bool {
     matches!(scheduler, Scheduler::Wrr | Scheduler::Wlc | Scheduler::Sed | Scheduler::Nq | Scheduler::Twos)
@@ -72,6 +108,14 @@ pub(in crate::registry) fn of_server(id: ServiceId, settings: &ServiceSettings, 
         checks(own.as_deref().unwrap_or_default()).map_err(|p| p.within("health"))?;
         optional_program("health.notify_up", notify_up)?;
         optional_program("health.notify_down", notify_down)?;
+    }
+    if server.mode == ForwardMode::Dr && settings.health.as_ref().is_some_and(|health| health.passive.is_some()) {
+        let message = format!(
+            "nothing that server {} sends passes the director in mode dr, so that health.passive of service {id} cannot \
+             judge it: use nat, fullnat or tun, or checks without passive",
+            server.address
+        );
+        return fail("mode", message);
     }
     for (index, check) in health::checks_of(settings, server).iter().enumerate() {
         let at = |field: &str| match own.is_some_and(|own| own.checks.is_some()) {

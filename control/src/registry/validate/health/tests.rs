@@ -33,6 +33,17 @@ fn what_is_wrong_with_a_check() {
         (json!({ "quorum": 0 }), "health.quorum", "must be at least 1"),
         (json!({ "quorum": 2, "hysteresis": 2 }), "health.hysteresis", "must be less than its quorum, 2"),
         (json!({ "slow_start": 1e6 }), "health.slow_start", "1000000 s is out of range: give 0 s to 86400 s"),
+        (json!({ "passive": { "interval": 0.5 } }), "health.passive.interval", "0.5 s is out of range: give 1 s to"),
+        (json!({ "passive": { "error_limit": 0 } }), "health.passive.error_limit", "give 1 or more"),
+        (json!({ "passive": { "failure_percent": 101 } }), "health.passive.failure_percent", "give 1 to 100"),
+        (json!({ "passive": { "max_ejection_percent": 0 } }), "health.passive.max_ejection_percent", "give 1 to 100"),
+        (json!({ "passive": { "kinds": [] } }), "health.passive.kinds", "leave out passive"),
+        (json!({ "passive": { "kinds": ["timeout", "timeout"] } }), "health.passive.kinds", "timeout stands twice"),
+        (
+            json!({ "passive": { "base_ejection_time": 301 } }),
+            "health.passive.max_ejection_time",
+            "300 s is out of range: give 301 s to 86400 s",
+        ),
         (json!({ "quorum_up": ["up.sh"] }), "health.quorum_up", "'up.sh' must be an absolute path"),
         (json!({ "notify_down": ["/x", "a\0"] }), "health.notify_down", "without zero bytes"),
         (json!({ "checks": vec![json!({ "probe": "tcp" }); 33] }), "health.checks", "33 checks are too many"),
@@ -139,4 +150,24 @@ fn edits_are_checked_against_the_servers() {
     let error = apply(&mut registry, edit(ipv6)).unwrap_err();
     assert_eq!(error.path.as_deref(), Some("[0].server.health.checks[0].source"));
     apply(&mut registry, edit(json!({ "notify_up": ["/bin/true"] }))).unwrap();
+}
+
+#[test]
+fn servers_that_cannot_be_seen_cannot_be_judged() {
+    let member = |mode: &str| json!({ "address": "10.0.0.1:80", "mode": mode });
+    let passive = json!({ "health": { "passive": {} } });
+    let add = |service| apply(&mut Registry::new(1, 1), Operation::AddService { service });
+    let error = add(service(passive.clone(), json!([member("dr")]))).unwrap_err();
+    assert_eq!(error.path.as_deref(), Some("[0].service.servers[0].mode"));
+    assert!(error.message.contains("use nat, fullnat or tun"), "{}", error.message);
+    for mode in ["nat", "tun"] {
+        assert_eq!(add(service(passive.clone(), json!([member(mode)]))), Ok(()), "{mode}");
+    }
+
+    let mut single = serde_json::to_value(service(passive, json!([member("nat")]))).unwrap();
+    single["protocol"] = json!("udp");
+    single["one_packet"] = json!(true);
+    let error = add(serde_json::from_value(single).unwrap()).unwrap_err();
+    assert_eq!(error.path.as_deref(), Some("[0].service.health.passive"));
+    assert!(error.message.contains("one_packet"), "{}", error.message);
 }
