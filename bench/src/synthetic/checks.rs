@@ -1,6 +1,8 @@
 //! Forwarding while thousands of health checks run.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use control::core::CoreHandle;
 use dataplane::snapshot::ForwardMode;
 use dpvs_api::{Check, Operation, Probe, Seconds, Server, ServerHealth, ServiceId, TcpProbe};
+use nix::sched::{CloneFlags, setns, unshare};
 use proto::Protocol;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -29,6 +32,8 @@ const CHECK: u32 = 1;
 const SERVICES: u32 = 500;
 /// Milliseconds between two runs of a check.
 const INTERVAL_MS: u32 = 5_000;
+/// Before the first of the addresses that are checked: those for benchmarks (RFC 2544 appendix C.2.2).
+const CHECKED: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 /// Time of a lap, and before it.
 const LAP: Duration = Duration::from_millis(1250);
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -80,12 +85,41 @@ struct Seen {
     seconds: f64,
 }
 
-/// Gives all servers a check, each at an address of its own on the loopback interface, or takes them away.
+/// A network of the thread's own, all addresses of which from [`CHECKED`] on are local. Threads that are started while it lives
+/// share it.
+struct Network {
+    before: File,
+}
+
+impl Network {
+    fn start() -> Result<Self> {
+        let before = File::open("/proc/thread-self/ns/net").context("this thread's network")?;
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace (root rights are needed)")?;
+        let network = Self { before };
+        let local = format!("route add local {CHECKED}/16 dev lo");
+        for command in ["link set lo up", &local] {
+            let status =
+                Command::new("ip").args(command.split(' ')).status().context("ip (Debian package iproute2)")?;
+            ensure!(status.success(), "ip {command}: {status}");
+        }
+        Ok(network)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Err(error) = setns(&self.before, CloneFlags::CLONE_NEWNET) {
+            eprintln!("cannot go back to the network that there was: {error}");
+        }
+    }
+}
+
+/// Gives all servers a check, each at an address of its own, or takes them away.
 fn edits(servers: &[(ServiceId, Server)], port: Option<u16>) -> Vec<Operation> {
     let health = |number: u32, port: u16| {
         let check = Check {
             interval: Seconds::from_millis(INTERVAL_MS),
-            address: Some(Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + number).into()),
+            address: Some(Ipv4Addr::from_bits(CHECKED.to_bits() + 1 + number).into()),
             port: Some(port),
             ..Check::new(Probe::Tcp(TcpProbe::default()))
         };
@@ -168,8 +202,9 @@ pub fn measure<A: Family>(bench: &Bench, flows: u32, rounds: usize) -> Result<Ch
     let checks = numbering.servers();
     let shape = Shape::new::<A>(Protocol::UDP, 64);
     let add = services::<A>(&numbering, 1).collect();
+    let _network = Network::start()?;
     let mut director = Director::<A>::without_services(&bench.pool, vec![numbering], shape, flows as usize).remove(0);
-    let control = Control::start(&director, cpu, move |handle, switch| client(handle, switch, add));
+    let mut control = Control::start(&director, cpu, move |handle, switch| client(handle, switch, add));
     while director.shared.snapshot.load().services.iter().next().is_none() {
         std::thread::yield_now();
     }

@@ -99,14 +99,15 @@ impl<T: Send + 'static> Control<T> {
     }
 
     /// Lets it do something else; the worker goes on until it does.
-    pub fn switch<A: Family>(&self, to: u32, director: &mut Director<A>) -> Result<()> {
+    pub fn switch<A: Family>(&mut self, to: u32, director: &mut Director<A>) -> Result<()> {
         self.switch.wanted.store(to, Ordering::Release);
         let start = Instant::now();
         while self.switch.present.load(Ordering::Acquire) != to {
             for _ in 0..100 {
                 director.turn(Program::Director);
             }
-            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) || start.elapsed() > Duration::from_secs(20) {
+            self.check()?;
+            if start.elapsed() > Duration::from_secs(20) {
                 bail!("the control thread does not follow");
             }
         }
@@ -114,13 +115,14 @@ impl<T: Send + 'static> Control<T> {
     }
 
     /// Lets it go on, beside the worker, until it has finished something at least once.
-    pub fn until_finished<A: Family>(&self, director: &mut Director<A>) -> Result<()> {
+    pub fn until_finished<A: Family>(&mut self, director: &mut Director<A>) -> Result<()> {
         let start = Instant::now();
         while self.switch.finished.load(Ordering::Acquire) == 0 {
             for _ in 0..1000 {
                 director.turn(Program::Director);
             }
-            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) || start.elapsed() > Duration::from_secs(120) {
+            self.check()?;
+            if start.elapsed() > Duration::from_secs(120) {
                 bail!("the control thread does not finish");
             }
         }
@@ -130,10 +132,24 @@ impl<T: Send + 'static> Control<T> {
     /// Ends it; returns what the client returns.
     pub fn end<A: Family>(mut self, director: &mut Director<A>) -> Result<T> {
         self.switch.ends.store(true, Ordering::Release);
-        let thread = self.thread.take().context("it has ended")?;
-        while !thread.is_finished() {
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             director.turn(Program::Director);
         }
+        self.outcome()
+    }
+
+    /// Fails, as its client did, if it has ended.
+    fn check(&mut self) -> Result<()> {
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(());
+        }
+        self.outcome()?;
+        bail!("the control thread has ended")
+    }
+
+    /// What the client of a thread that has ended returned.
+    fn outcome(&mut self) -> Result<T> {
+        let thread = self.thread.take().context("the control thread has ended")?;
         thread.join().map_err(|_| anyhow::anyhow!("the control thread has panicked"))?
     }
 }

@@ -126,7 +126,7 @@ pub fn measure<A: Family>(bench: &Bench, flows: u32, rounds: usize) -> Result<Li
     let shape = Shape::new::<A>(Protocol::UDP, 64);
     let add = services::<A>(&numbering, 1).collect();
     let mut director = Director::<A>::without_services(&bench.pool, vec![numbering], shape, flows as usize).remove(0);
-    let control = Control::start(&director, cpu, move |handle, switch| client(handle, switch, add, flows));
+    let mut control = Control::start(&director, cpu, move |handle, switch| client(handle, switch, add, flows));
     while director.shared.snapshot.load().services.iter().next().is_none() {
         std::thread::yield_now();
     }

@@ -112,7 +112,7 @@ pub fn measure<A: Family>(
     let configurations =
         [1, 2].map(|weight| std::iter::once(Operation::Clear).chain(services::<A>(&numbering, weight)).collect());
     let mut director = Director::<A>::without_services(&bench.pool, vec![numbering], shape, flows as usize).remove(0);
-    let control = Control::start(&director, cpu, move |handle, switch| client(handle, switch, configurations));
+    let mut control = Control::start(&director, cpu, move |handle, switch| client(handle, switch, configurations));
     while director.shared.snapshot.load().services.iter().next().is_none() {
         std::thread::yield_now();
     }
