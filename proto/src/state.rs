@@ -159,8 +159,11 @@ impl State {
     /// The client has asked for a connection, and nobody knows yet whether it comes about.
     #[inline(always)]
     pub const fn is_opening(self) -> bool {
-        // A bit for each state: one test instead of three.
-        const OPENING: u32 = 1 << State::SynRecv as u32 | 1 << State::SctpInit1 as u32 | 1 << State::SctpInit as u32;
+        // A bit for each state: one test instead of four.
+        const OPENING: u32 = 1 << State::SynRecv as u32
+            | 1 << State::SynAck as u32
+            | 1 << State::SctpInit1 as u32
+            | 1 << State::SctpInit as u32;
         OPENING & (1 << self as u32) != 0
     }
 

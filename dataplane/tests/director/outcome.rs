@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ServerId;
+use dataplane::defence::{Defences, Mode};
 use dataplane::snapshot::ForwardMode::{self, DirectRouting, FullNat, Nat, Tunnel};
 use proto::tcp::Flags;
 use proto::{Family, Protocol};
@@ -233,9 +234,12 @@ fn a_damaged_error_says_nothing() {
 
 #[test]
 fn where_replies_go_past_the_director_silence_is_nothing() {
+    let cases = [DirectRouting, Tunnel].into_iter().flat_map(|mode| [(mode, Mode::Off), (mode, Mode::Always)]);
     for family in FAMILIES {
-        for mode in [DirectRouting, Tunnel] {
+        for (mode, secure_tcp) in cases.clone() {
             let mut director = director(family, Protocol::TCP, mode);
+            director.settings.defences = Defences { secure_tcp, ..Defences::default() };
+            director.publish();
             let syn = |cport| opening(Protocol::TCP, client(family, cport), virt(family, 1));
             for cport in [1000, 1000, 1000, 1001] {
                 director.receive(0, CLIENTS, &syn(cport));
