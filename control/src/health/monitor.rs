@@ -116,8 +116,11 @@ impl Monitor {
         for id in ids {
             let entry = registry.service(id);
             let was_checked = self.services.contains_key(&id);
-            self.assign(id, entry, now);
+            let relieved = self.assign(id, entry, now);
             let Some(entry) = entry else { continue };
+            let default = Health::default();
+            let health = entry.settings().health.as_deref().unwrap_or(&default);
+            relieved.iter().for_each(|&address| self.tell_server(id, entry, health, address, true));
             match self.services.contains_key(&id) {
                 true => effects.push((id, self.decide(id, entry, now))),
                 false if was_checked => effects.push((id, vec![Effect::NONE; entry.servers().len()])),
@@ -184,7 +187,7 @@ impl Monitor {
         })
     }
 
-    /// Whether enough of a service's servers are up; `None` without checks.
+    /// Whether enough of a service's servers are up; `None` if nobody looks at them.
     pub fn has_quorum(&self, id: ServiceId) -> Option<bool> {
         self.services.get(&id)?.has_quorum()
     }
@@ -281,8 +284,9 @@ impl Monitor {
         engine.notify(Job { subject, command: command.to_vec(), environment });
     }
 
-    /// Gives the servers of a service their checks, and ends those that nobody has any longer.
-    fn assign(&mut self, id: ServiceId, entry: Option<&Entry>, now: Instant) {
+    /// Gives the servers of a service their checks, and ends those that nobody has any longer. Returns the servers that were
+    /// out and that nobody looks at from now on, so that they take connections again.
+    fn assign(&mut self, id: ServiceId, entry: Option<&Entry>, now: Instant) -> Vec<SocketAddr> {
         let mut before = self.services.remove(&id).unwrap_or_default();
         self.ramping.remove(&id);
         self.watching.remove(&id);
@@ -311,6 +315,9 @@ impl Monitor {
             server.passive.take_if(|_| !is_watched);
             servers.insert(address, server);
         }
+        let configured = entry.map(Entry::servers).unwrap_or_default().iter().map(|member| member.server.address);
+        let relieved =
+            configured.filter(|address| before.servers.get(address).is_some_and(ServerHealth::was_out)).collect();
         for check in old.values() {
             if let Some(watch) = self.checks.get_mut(&check.spec) {
                 watch.services.remove(&id);
@@ -326,6 +333,7 @@ impl Monitor {
                 self.watching.insert(id);
             }
         }
+        relieved
     }
 
     /// The check that does this, which may be there already.

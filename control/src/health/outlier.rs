@@ -3,6 +3,7 @@
 //! Workers count what becomes of connections ([`dataplane::counters::ServerOutcomes`]); here the counts of an interval are
 //! compared with what the service tolerates. Rules and names are those of Envoy's outlier detection, where it has them.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use dataplane::ServerId as ServerSlot;
 use dpvs_api::{FailureKind, HealthState, Initially, Passive, PassiveStatus};
 
 use super::service::{ServerHealth, ServiceHealth};
+use super::watched::CheckId;
 use crate::stats::Outcomes;
 
 /// Connections whose clients gave up early are counted when their time is over: those that began before an ejection may be
@@ -60,7 +62,7 @@ struct Ejection {
     since: Instant,
     until: Instant,
     /// Of each check: runs and failures, from where on successes are counted.
-    checks: Vec<(u64, u64)>,
+    checks: HashMap<CheckId, (u64, u64)>,
 }
 
 impl Record {
@@ -143,7 +145,7 @@ impl Record {
         [self.grown, self.in_a_row].iter().find_map(|counts| Suspicion::of(passive, candidate, counts))
     }
 
-    fn eject(&mut self, passive: &Passive, suspicion: &Suspicion, checks: Vec<(u64, u64)>, now: Instant) {
+    fn eject(&mut self, passive: &Passive, suspicion: &Suspicion, checks: HashMap<CheckId, (u64, u64)>, now: Instant) {
         self.backoff = self.backoff.saturating_add(1);
         self.ejections += 1;
         let time = passive.base_ejection_time.duration().saturating_mul(self.backoff);
@@ -206,12 +208,12 @@ impl ServerHealth {
         if now >= ejection.until {
             return true;
         }
-        // Others than when it was ejected have to be passed from their begin.
-        ejection.checks.resize(self.checks.len(), (0, 0));
         let mut passed = !self.checks.is_empty();
-        for (check, seen) in self.checks.iter().zip(&mut ejection.checks) {
+        for check in &self.checks {
             let (runs, failures) = check.runs();
-            if failures != seen.1 || runs < seen.0 {
+            // One that has come since counts from now on, however long another service has had it.
+            let seen = ejection.checks.entry(check.id).or_insert((runs, failures));
+            if failures != seen.1 {
                 *seen = (runs, failures);
             }
             passed &= check.verdict().state == HealthState::Up && runs - seen.0 >= u64::from(check.spec.check.rise);
@@ -263,7 +265,7 @@ impl ServiceHealth {
                 break;
             }
             let Some(server) = self.servers.get_mut(&counting[suspect.candidate].address) else { continue };
-            let checks = server.checks.iter().map(|check| check.runs()).collect();
+            let checks = server.checks.iter().map(|check| (check.id, check.runs())).collect();
             let Some(record) = &mut server.passive else { continue };
             record.eject(passive, &suspect, checks, now);
             ejected += 1;

@@ -97,6 +97,11 @@ impl ServerHealth {
         is_usable(self.state, self.was_ejected, initially)
     }
 
+    /// Whether a check or an ejection had put it out when that was decided last.
+    pub fn was_out(&self) -> bool {
+        self.state == HealthState::Down || self.was_ejected
+    }
+
     /// Takes the verdicts of its checks into account. While one of them is unknown, the state stays what it was.
     fn update(&mut self, verdicts: &[Verdict], slow_start: Seconds, now: Instant) {
         let has = |state| verdicts.iter().any(|verdict| verdict.state == state);
@@ -107,10 +112,13 @@ impl ServerHealth {
         };
         let (was_ejected, is_ejected) = (self.was_ejected, self.ejected_since().is_some());
         if state != self.state || is_ejected != was_ejected {
-            let was_out = self.state == HealthState::Down || was_ejected;
-            let recovers = was_out && state == HealthState::Up && !is_ejected;
+            let recovers = self.was_out() && state == HealthState::Up && !is_ejected;
             self.ramp = (recovers && slow_start != Seconds::ZERO).then_some(now);
-            (self.state, self.since, self.was_ejected) = (state, now, is_ejected);
+            // For one that is down, the end of its ejection is no begin of anything.
+            if state != self.state || state != HealthState::Down {
+                self.since = now;
+            }
+            (self.state, self.was_ejected) = (state, is_ejected);
         }
         self.ramp.take_if(|since| share(now.saturating_duration_since(*since), slow_start) == 100);
     }

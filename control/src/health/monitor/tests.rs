@@ -322,3 +322,26 @@ fn ejections_survive_changes_of_the_configuration() {
     assert!(!bench.monitor.is_watching());
     assert!(bench.monitor.checks(id, "10.0.0.2:80".parse().unwrap()).unwrap().ejections.is_none());
 }
+
+#[test]
+fn whom_nobody_looks_at_any_longer_is_said_to_be_up() {
+    let mut bench = Bench::new();
+    let mut health = passive();
+    health["checks"] = once()["checks"].clone();
+    bench.apply(&[add(service("192.0.2.1:80", health, &["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]))]);
+    bench.look(&[]);
+    bench.look(&[("10.0.0.1:80", 5)]);
+    bench.run("10.0.0.2:80", false);
+    assert_eq!(bench.servers(A), weights(&[("10.0.0.3", 2)]));
+    let mut followed = bench.monitor.events.follow(None);
+    let service: ServiceId = A.parse().unwrap();
+    let settings = serde_json::from_value(json!({})).unwrap();
+    bench.apply(&[Operation::EditService { service, settings }]);
+    assert_eq!(bench.servers(A).len(), 3);
+    for server in ["10.0.0.1:80", "10.0.0.2:80"] {
+        let told = followed.poll().unwrap().unwrap();
+        let server = server.parse().unwrap();
+        assert_eq!(told.what, EventKind::ServerHealth { service, server, up: true, reason: None });
+    }
+    assert!(matches!(followed.poll(), Ok(None)));
+}

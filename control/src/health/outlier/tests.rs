@@ -77,7 +77,8 @@ impl Bench {
         let configured: Vec<Configured> = self.candidates.iter().map(configured).collect();
         let (effects, news) = self.service.decide(&self.health, &configured, false, self.now);
         let told = news.iter().any(|news| matches!(news, News::Server(..)));
-        assert!(told || !has_changed, "what changes is decided");
+        let is_down = self.service.servers.values().any(|server| server.state == HealthState::Down);
+        assert!(told || is_down || !has_changed, "what changes is decided");
         effects
     }
 
@@ -111,8 +112,9 @@ impl Bench {
     fn add_check(&mut self, server: usize, rise: u32) -> Arc<Watched> {
         let check = serde_json::json!({ "probe": "tcp", "fall": 1, "rise": rise });
         let spec = Spec { check: serde_json::from_value(check).unwrap(), target: address(server), detour: None };
-        let check = Arc::new(Watched::new(0, spec, Arc::<Board>::default(), self.now));
-        self.service.servers.get_mut(&address(server)).unwrap().checks.push(Arc::clone(&check));
+        let checks = &mut self.service.servers.get_mut(&address(server)).unwrap().checks;
+        let check = Arc::new(Watched::new(checks.len() as u64, spec, Arc::<Board>::default(), self.now));
+        checks.push(Arc::clone(&check));
         self.run(&check, true);
         check
     }
@@ -308,6 +310,38 @@ fn checks_that_are_passed_anew_end_an_ejection() {
     assert_eq!(bench.out(), [0]);
     bench.run(&check, true);
     assert_eq!(bench.out(), NOBODY, "up by its check, and so no longer ejected");
+}
+
+#[test]
+fn checks_that_come_during_an_ejection_are_passed_anew_as_well() {
+    let mut bench = Bench::new(2);
+    let check = bench.add_check(0, 1);
+    bench.refuse(0, 5);
+    assert_eq!(bench.out(), [0]);
+    // Another service has had it for long.
+    let other = bench.add_check(0, 1);
+    (0..9).for_each(|_| bench.run(&other, true));
+    bench.run(&check, true);
+    assert_eq!(bench.out(), [0], "what it found before means nothing");
+    bench.run(&other, true);
+    assert_eq!(bench.out(), NOBODY);
+}
+
+#[test]
+fn a_server_that_is_down_is_so_since_its_check_failed() {
+    let mut bench = Bench::new(2);
+    let check = bench.add_check(0, 1);
+    bench.look();
+    bench.refuse(0, 5);
+    bench.look();
+    bench.pass(5);
+    bench.run(&check, false);
+    bench.look();
+    let down = (ServerState::Down, bench.now);
+    assert_eq!(bench.service.servers[&address(0)].shown(), down);
+    bench.pass(60);
+    assert!(bench.record(0).reason().is_none(), "it is no longer ejected");
+    assert_eq!(bench.service.servers[&address(0)].shown(), down);
 }
 
 #[test]
