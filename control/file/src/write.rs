@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use dpvs_api::{
-    Check, DnsProbe, Family, ForwardMode, GrpcProbe, Health, HttpProbe, Probe, Server, Service, ServiceId, SmtpProbe,
-    TcpProbe, Tls, UdpProbe,
+    Check, DnsProbe, Family, ForwardMode, GrpcProbe, Health, HttpProbe, Passive, Probe, Server, Service, ServiceId,
+    SmtpProbe, TcpProbe, Tls, UdpProbe,
 };
 use serde::Serialize;
 use toml::{Table, Value};
@@ -50,6 +50,7 @@ pub fn service_defaults() -> Result<Table, toml::ser::Error> {
 fn health() -> Result<Value, toml::ser::Error> {
     let mut health = Table::try_from(Health::default())?;
     health.insert("checks".to_owned(), checks()?);
+    health.insert("passive".to_owned(), optional(Table::try_from(Passive::default())?));
     Ok(optional(health))
 }
 

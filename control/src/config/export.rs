@@ -75,6 +75,7 @@ local_ports = { first = 2000, last = 3000 }
 local_addresses = ["192.0.2.20"]
 
 [services.health]
+passive = { error_limit = 3 }
 on_failure = "zero-weight"
 
 [[services.health.checks]]
@@ -108,6 +109,10 @@ health = { checks = [] }
 [[services]]
 fwmark = 7
 family = "inet6"
+health = { passive = {} }
+
+[[services]]
+fwmark = 8
 health = {}
 "#;
         let config = parse(text);
