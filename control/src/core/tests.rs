@@ -1,8 +1,8 @@
 //! Tests of the core without workers, kernel or devices.
 
-use dataplane::fib::{PortInfo, Route};
 use std::net::SocketAddr;
 
+use dataplane::fib::{PortInfo, Route};
 use dataplane::shared::Limits;
 use dpvs_api::{Author, ForwardMode, Operation, Protocol, Scheduler, Server, Service, ServiceSettings, Timeouts};
 use proto::state::State;

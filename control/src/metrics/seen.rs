@@ -30,7 +30,7 @@ pub(super) struct SeenService {
     pub in_force: Arc<snapshot::Service>,
     /// How many servers it has in the configuration, without the sorry server.
     pub configured_servers: usize,
-    /// Whether enough of its servers are up; `None` if they are not checked.
+    /// Whether enough of its servers are up; `None` if nobody looks at them.
     pub has_quorum: Option<bool>,
     /// Its servers that are shown.
     pub servers: Vec<SeenServer>,
@@ -49,7 +49,7 @@ pub(super) struct SeenServer {
     pub configured_weight: u32,
     /// Its weight now; 0 if it is out of the service.
     pub weight: u32,
-    /// What its checks say.
+    /// What its checks and its connections say.
     pub health: Option<CheckedServer>,
 }
 

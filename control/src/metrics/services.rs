@@ -180,8 +180,8 @@ fn write_servers(
     gauges("server_weight", help, &|row| Some(row.seen.weight.into()))?;
     let help = "Weight in the configuration.";
     gauges("server_configured_weight", help, &|row| Some(row.seen.configured_weight.into()))?;
-    let help = "1 while the server is up by its health checks, 0 while it is down or ejected. Missing without checks and before their \
-                first result.";
+    let help = "1 while the server is up by its health checks, 0 while it is down or ejected. Missing where none is configured, \
+                and before their first result.";
     gauges("server_up", help, &|row| is_server_up(row.seen.health.as_ref()?.state))?;
     gauges("server_active_connections", "Connections in an active state.", &|row| Some(row.active))?;
     gauges("server_inactive_connections", "Connections in any other state.", &|row| Some(row.inactive))?;

@@ -111,7 +111,7 @@ pub struct Conn<A> {
     pub server: ServerId,
     /// Where packets to the server go, valid while the FIB is that of `epoch`.
     pub to_server: AdjacencyId,
-    /// Where packets to the client go, likewise. Until the server is heard, which packet nobody needs it before: see
+    /// Where packets to the client go, likewise. Until the server's first packet, which is the first to need it, see
     /// [`Unanswered`].
     pub to_client: AdjacencyId,
     /// [Epoch](Snapshot::epoch) of the snapshot that the connection was last compared with: its server is configured

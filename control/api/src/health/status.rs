@@ -66,7 +66,7 @@ pub struct ServerHealthStatus {
     pub passive: Option<PassiveStatus>,
 }
 
-/// What becomes of a server's connections. Failures are those that the service has count.
+/// What becomes of a server's connections. Failures of all kinds are told, those too that the service does not have count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PassiveStatus {
     /// Connections that the server answered in this interval.
