@@ -164,7 +164,7 @@ fn watched(protocol: &str, address: &str) -> String {
     format!(
         "\n[[services]]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\nscheduler = \"wrr\"\n\
          local_addresses = [\"198.51.100.201\"]\n[services.health]\nslow_start = 3\n\
-         [services.health.passive]\ninterval = 5\nerror_limit = 4\nbase_ejection_time = 3\n{}{}",
+         [services.health.passive]\ninterval = 10\nerror_limit = 4\nbase_ejection_time = 3\n{}{}",
         server(21),
         server(22)
     )
@@ -172,6 +172,8 @@ fn watched(protocol: &str, address: &str) -> String {
 
 /// Time from an ejection that the counts call for until it is in force: two looks a second, and some more.
 const LOOK: Duration = Duration::from_millis(1500);
+/// The same from the first failure on, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(3);
 
 #[test]
 fn servers_that_fail_clients_are_ejected_for_a_time() {
@@ -193,12 +195,12 @@ fn servers_that_fail_clients_are_ejected_for_a_time() {
     let load = lab.spawn("c1", &["bash", "-c", &requests]);
     std::thread::sleep(Duration::from_millis(300));
     lab.kill("s1", "http");
-    println!("refused: out after {:?}", expect(&lab, web, "22=1", LOOK));
+    println!("refused: out after {:?}", expect(&lab, web, "22=1", LIMIT));
     let out = Instant::now();
+    drop(load);
     let shown = lab.ctl("services show tcp/192.0.2.100:80");
     assert!(shown.contains("ejected") && shown.contains("refused); ejected for 3 s (returns in"), "{shown}");
     assert_eq!(share_of_first(&lab, 20), 0);
-    drop(load.finish(Duration::from_secs(30)));
     let _revived = lab.revive("s1", "http");
 
     // Nobody reads the datagrams: port unreachable.
@@ -208,29 +210,31 @@ fn servers_that_fail_clients_are_ejected_for_a_time() {
     for _ in 0..10 {
         let _ = ask();
     }
-    println!("unreachable: out after {:?}", expect(&lab, names, "22=1", LOOK));
+    println!("unreachable: out after {:?}", expect(&lab, names, "22=1", LIMIT));
     for _ in 0..4 {
         assert_eq!(ask(), Ok(vec!["s2".to_owned()]));
     }
 
     expect(&lab, web, "21=1 22=1", Duration::from_secs(5));
-    let away = out.elapsed();
-    assert!((Duration::from_millis(2500)..Duration::from_secs(5)).contains(&away), "back after {away:?}, not 3 s");
-    let early = share_of_first(&lab, 20);
-    println!("of 20 requests at first, {early} went to the server that returned");
-    assert!((1..=7).contains(&early), "a slow start: {early} of 20");
+    let (away, back) = (out.elapsed(), Instant::now());
+    println!("back after {away:?}");
+    assert!(away > Duration::from_secs(2), "back after {away:?}, not 3 s");
+    let early = share_of_first(&lab, 40);
+    println!("of 40 requests at first, {early} went to the server that returned");
+    assert!((1..=16).contains(&early), "a slow start: {early} of 40");
 
-    // It is silent, as it knows no way back: only the third SYN of a client tells.
+    // It is silent, as it knows no way back: only the third SYN of a client tells. Before the slow start is over, few clients come.
+    std::thread::sleep(Duration::from_millis(3600).saturating_sub(back.elapsed()));
     lab.run("s1", &["ip", "route", "add", "blackhole", "198.51.100.201/32"]);
     let began = Instant::now();
     let requests = format!("for i in $(seq 80); do curl -s --max-time 4 {VIP} & done; wait");
     let load = lab.spawn("c1", &["bash", "-c", &requests]);
-    expect(&lab, web, "22=1", Duration::from_secs(6));
+    expect(&lab, web, "22=1", Duration::from_secs(8));
+    drop(load);
     println!("silent: out after {:?}", began.elapsed());
     assert!(began.elapsed() > Duration::from_millis(1800), "the client has asked three times");
     let shown = lab.ctl("services show tcp/192.0.2.100:80");
-    assert!(shown.contains("timeout); ejected for"), "{shown}");
-    drop(load.finish(Duration::from_secs(30)));
+    assert!(shown.contains("timeout); ejected for 6 s"), "{shown}");
 
     // The last one stays, however bad it is.
     lab.kill("s2", "http");

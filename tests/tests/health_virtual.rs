@@ -6,7 +6,8 @@ use dpvs_e2e::{Config, Lab, Topology};
 
 /// A check that fails takes the timeout, at most; after two runs it is down, after one it is up again.
 const CHECK: &str = "interval = 0.2\ntimeout = 0.4\nfall = 2\nrise = 1\nwarmup = 0.1";
-const LIMIT: Duration = Duration::from_secs(3);
+/// For all that is expected at a time, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A service with one check of each of its servers, which are hosts with their modes, such as `21 dr`.
 fn service(id: &str, probe: &str, more: &str, servers: &[&str]) -> String {
@@ -107,10 +108,11 @@ fn a_server_without_the_virtual_address_leaves() {
     lab.run("u1", &["sh", "-c", "ip link set tunl0 up; ip link set ip6tnl0 up"]);
     expect(&lab, &both);
 
-    // What the server reports about packets to the virtual address is heard.
-    for server in ["nginx", "unbound"] {
-        let pid = lab.directory().join("s1").join(format!("{server}.pid"));
-        lab.shell("s1", &format!("kill -9 $(cat {0}) $(pgrep -P $(cat {0}) || true)", pid.display()));
+    // What the server reports about packets to the virtual address is heard. Every datagram is to have its answer, whatever the
+    // server has reported before.
+    lab.run("s1", &["sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"]);
+    for what in ["http", "dns"] {
+        lab.kill("s1", what);
     }
     expect(&lab, &[(WEB, "22 31"), (WEB6, "22 31"), (DNS, "22"), (UDP6, "22"), (OWN, "22")]);
     for id in [WEB, WEB6, DNS, UDP6] {
