@@ -15,6 +15,11 @@ use crate::registry::{Effect, MAX_WEIGHT};
 /// Share of a server that starts slowly, at first, in percent.
 const FIRST_SHARE: u32 = 10;
 
+/// By how much the share grows at a time. `wrr` gives a server its turns one after the other, in a cycle as long as the sum of all
+/// weights by their greatest common divisor: with finer steps, one with a small share would wait for its turns for hundreds of
+/// connections, and the next step could begin before.
+const SHARE_STEP: u32 = 10;
+
 /// A service whose servers are checked.
 #[derive(Debug, Default)]
 pub(super) struct ServiceHealth {
@@ -148,7 +153,8 @@ fn share(elapsed: Duration, slow_start: Seconds) -> u32 {
     if elapsed >= whole {
         return 100;
     }
-    FIRST_SHARE + (f64::from(100 - FIRST_SHARE) * elapsed.as_secs_f64() / whole.as_secs_f64()) as u32
+    let steps = f64::from((100 - FIRST_SHARE) / SHARE_STEP);
+    FIRST_SHARE + (steps * elapsed.as_secs_f64() / whole.as_secs_f64()) as u32 * SHARE_STEP
 }
 
 impl ServiceHealth {

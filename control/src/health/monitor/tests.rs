@@ -196,7 +196,7 @@ fn slow_starts_scale_all_weights() {
     bench.now += Duration::from_secs(5);
     let effects = bench.monitor.ramp(&bench.registry, bench.now);
     assert!(bench.registry.set_effects(effects));
-    assert_eq!(bench.servers(A), weights(&[("10.0.0.1", 110), ("10.0.0.2", 200)]));
+    assert_eq!(bench.servers(A), weights(&[("10.0.0.1", 100), ("10.0.0.2", 200)]));
     bench.now += Duration::from_secs(5);
     let effects = bench.monitor.ramp(&bench.registry, bench.now);
     assert!(bench.registry.set_effects(effects));

@@ -224,7 +224,7 @@ fn a_server_that_returns_starts_slowly() {
             share
         })
         .collect();
-    assert_eq!(shares, [10, 55, 100, 100]);
+    assert_eq!(shares, [10, 50, 100, 100]);
 }
 
 #[test]
