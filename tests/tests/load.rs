@@ -72,8 +72,8 @@ fn dpvsd_wrr(#[values(Mode::Nat, Mode::Fullnat)] mode: Mode, #[values(1, 4)] wor
 }
 
 #[rstest]
-fn linux_rr(#[values(Mode::Nat, Mode::Dr, Mode::Tun)] mode: Mode, #[values(Family::V4, Family::V6)] family: Family) {
-    short_connections(Director::Ipvs, mode, family, "rr", &[1, 1, 1]);
+fn linux_rr(#[values(Mode::Nat, Mode::Dr, Mode::Tun)] mode: Mode) {
+    short_connections(Director::Ipvs, mode, Family::V4, "rr", &[1, 1, 1]);
 }
 
 #[test]

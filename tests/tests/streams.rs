@@ -7,6 +7,9 @@ use rstest::rstest;
 /// A rate that any director here carries, so that lost datagrams are the director's doing.
 const UDP_RATE: &str = "20M";
 
+/// Of each stream.
+const SECONDS: u32 = 1;
+
 fn streams(director: Director, mode: Mode, family: Family) {
     let lab = Lab::with_hosts(mode.topology(), 1, 1);
     lab.serve(&["iperf"]);
@@ -16,9 +19,9 @@ fn streams(director: Director, mode: Mode, family: Family) {
     lab.add(&services);
     let address = services[0].address();
     for direction in [&[][..], &["-R"]] {
-        let tcp = iperf(&lab, "c1", address, 2, direction);
+        let tcp = iperf(&lab, "c1", address, SECONDS, direction);
         assert!(tcp.bits_per_second > 20e6, "TCP {direction:?}: {tcp:?}");
-        let udp = iperf(&lab, "c1", address, 2, &[&["-u", "-b", UDP_RATE, "-l", "1200"], direction].concat());
+        let udp = iperf(&lab, "c1", address, SECONDS, &[&["-u", "-b", UDP_RATE, "-l", "1200"], direction].concat());
         assert!(udp.lost_percent < 2.0 && udp.bits_per_second > 15e6, "UDP {direction:?}: {udp:?}");
     }
 }
