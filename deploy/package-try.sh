@@ -25,6 +25,8 @@ if [ -n "${2:-}" ]; then
 else
     command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
     root=$(mktemp -d /var/tmp/dpvs-try.XXXXXX)
+    # It becomes the root directory of users other than root, D-Bus's among them.
+    chmod 755 "$root"
 fi
 hierarchy=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
 [ -n "$hierarchy" ] || fail "no cgroup2 hierarchy is mounted, which systemd needs"
